@@ -1,0 +1,286 @@
+//! SMTP and POP3 sessions as they cross a gateway, without IO and without a clock.
+//!
+//! A [`Session`] stands between a mail client and a mail server. The driver hands it what each side
+//! sent ([`Session::receive`]) and does what it says ([`Session::poll_output`]): send these bytes to
+//! that side, here a message begins, this is its content, here it ends. At the end of a message the
+//! session holds back what would make the message real (SMTP: the final dot; POP3: the whole
+//! message) until the driver calls [`Session::verdict`].
+//!
+//! Calling order: `receive`/`receive_end`/`verdict`/`handle_timeout`, then `poll_output` until it
+//! returns `None`, then read more from a side only if [`Session::wants`] says so; sleep at most
+//! until [`Session::poll_timeout`].
+//!
+//! Invariants: bytes that are forwarded are the bytes that came (no rendering of our own); any
+//! chunking of the input gives the same outputs when adjacent `Send`s and `MessageData`s are joined;
+//! nothing that a peer sends can panic the session or make it hold more than the named limits.
+//! Must not depend on tokio, sockets, or any other crate of this workspace.
+#![forbid(unsafe_code)]
+
+pub mod dot;
+pub mod notice;
+pub mod pop3;
+pub mod smtp;
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+/// Which mail protocol a session speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// RFC 5321, and submission (RFC 6409).
+    Smtp,
+    /// RFC 1939.
+    Pop3,
+}
+
+/// One of the two peers of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The one that opened the connection.
+    Client,
+    /// The mail server.
+    Server,
+}
+
+impl Side {
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+}
+
+/// How one direction of a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum End {
+    /// Orderly: FIN. The other direction may go on.
+    Fin,
+    /// RST, or the connection was lost.
+    Reset,
+}
+
+/// What the driver has to do, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send these bytes to that side.
+    Send {
+        /// Whom.
+        to: Side,
+        /// What.
+        bytes: Bytes,
+    },
+    /// End the sending direction towards that side (`Fin`, after all bytes before it), or abort the
+    /// connection to it (`Reset`).
+    Shutdown {
+        /// Towards whom.
+        to: Side,
+        /// Orderly or not.
+        how: End,
+    },
+    /// A message starts; start a scan.
+    MessageBegin(Envelope),
+    /// Content of the message as a scanner should see it: dots unstuffed, line ends as they came.
+    MessageData(Bytes),
+    /// The message is complete. Nothing of what makes it real has been forwarded; the session waits
+    /// for [`Session::verdict`].
+    MessageEnd,
+    /// The message will not be completed (reset, refused, cut off): drop the scan.
+    MessageAbort,
+    /// Something to count or log.
+    Event(Event),
+}
+
+/// What is known of a message before its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// Of the session.
+    pub protocol: Protocol,
+    /// The client has authenticated (always true for POP3 messages).
+    pub authenticated: bool,
+    /// The reverse path as the client wrote it, without the brackets; empty for POP3.
+    pub mail_from: Bytes,
+    /// Accepted forward paths as written, at most [`smtp::RECIPIENTS_KEPT_MAX`]; empty for POP3.
+    pub rcpt_to: Vec<Bytes>,
+    /// POP3: the message number of RETR or TOP.
+    pub message_number: Option<u32>,
+}
+
+/// What to do with the message that is held. The driver's policy makes it from the verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Let it go on, unchanged.
+    Release,
+    /// It must not arrive. SMTP: drop the upstream without the dot, 554 5.7.1 with the name. POP3: a
+    /// notice in its place.
+    Refuse(Finding),
+    /// Not now. SMTP: 451 4.7.1 and the upstream dropped without the dot. POP3: a notice that says
+    /// so, in its place.
+    Tempfail {
+        /// Shown to the client; ours, no peer bytes.
+        reason: String,
+    },
+}
+
+/// What was found, for the reply or the notice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The name that the engine gave it, or why it is refused.
+    pub name: String,
+    /// Which engine.
+    pub engine: String,
+    /// The attachment's file name, where known.
+    pub file_name: Option<String>,
+}
+
+/// What happened, for counters and the log. None of it is a secret or mail content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// From here on the session is not read any more.
+    Opaque(OpaqueReason),
+    /// The client authenticated.
+    Authenticated,
+    /// A peer broke the protocol in a way that ends or repairs the session.
+    Violation {
+        /// Whose fault it was.
+        side: Side,
+        /// What.
+        what: Violation,
+    },
+    /// A wait ran out.
+    TimedOut {
+        /// Who did not answer or speak.
+        side: Side,
+    },
+    /// A message was too large to be held in full; the rest of it crosses as it comes.
+    HoldLimit,
+}
+
+/// Why a session went opaque.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OpaqueReason {
+    /// STARTTLS or STLS was accepted by the server (RFC 3207, RFC 2595).
+    Tls,
+}
+
+/// How a peer broke the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Violation {
+    /// A command or reply line longer than its limit.
+    LineTooLong,
+    /// A bare CR, bare LF or NUL where a line end could be read two ways.
+    BareLineEnd,
+    /// Bytes pipelined behind STARTTLS or STLS (CVE-2011-0411).
+    InjectionBehindStartTls,
+    /// More commands in flight than [`smtp::PIPELINED_COMMANDS_MAX`].
+    TooManyPipelined,
+    /// A reply that is none, or to no command.
+    UnexpectedReply,
+    /// A command that this gateway does not let through (XCLIENT, XFORWARD, PROXY, masked BDAT).
+    ForbiddenCommand,
+    /// The peer spoke before its turn.
+    OutOfTurn,
+}
+
+/// A session of either protocol, for drivers.
+#[derive(Debug)]
+pub enum Session {
+    /// SMTP.
+    Smtp(Box<smtp::SmtpSession>),
+    /// POP3.
+    Pop3(Box<pop3::Pop3Session>),
+}
+
+/// Settings of a session; each has a default that suits an office.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// Language of notices.
+    pub language: notice::Language,
+    /// Limits of POP3 holding.
+    pub pop3: pop3::Settings,
+    /// SMTP policy.
+    pub smtp: smtp::Settings,
+}
+
+impl Session {
+    /// A session whose connection to the server has just been made.
+    #[must_use]
+    pub fn new(protocol: Protocol, settings: &Settings, now: Instant) -> Self {
+        match protocol {
+            Protocol::Smtp => Self::Smtp(Box::new(smtp::SmtpSession::new(settings, now))),
+            Protocol::Pop3 => Self::Pop3(Box::new(pop3::Pop3Session::new(settings, now))),
+        }
+    }
+
+    /// Takes bytes that `from` sent. All of them: what cannot be handled yet waits inside, bounded
+    /// because the driver asks [`Self::wants`] first.
+    pub fn receive(&mut self, from: Side, bytes: Bytes, now: Instant) {
+        match self {
+            Self::Smtp(session) => session.receive(from, bytes, now),
+            Self::Pop3(session) => session.receive(from, bytes, now),
+        }
+    }
+
+    /// `from` will send nothing more.
+    pub fn receive_end(&mut self, from: Side, end: End, now: Instant) {
+        match self {
+            Self::Smtp(session) => session.receive_end(from, end, now),
+            Self::Pop3(session) => session.receive_end(from, end, now),
+        }
+    }
+
+    /// Answers [`Output::MessageEnd`]. Ignored when no message is held.
+    pub fn verdict(&mut self, decision: Decision, now: Instant) {
+        match self {
+            Self::Smtp(session) => session.verdict(decision, now),
+            Self::Pop3(session) => session.verdict(decision, now),
+        }
+    }
+
+    /// The next thing to do, or `None` when all is done for now.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        match self {
+            Self::Smtp(session) => session.poll_output(),
+            Self::Pop3(session) => session.poll_output(),
+        }
+    }
+
+    /// When to call [`Self::handle_timeout`] at the latest.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self {
+            Self::Smtp(session) => session.poll_timeout(),
+            Self::Pop3(session) => session.poll_timeout(),
+        }
+    }
+
+    /// The time of [`Self::poll_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match self {
+            Self::Smtp(session) => session.handle_timeout(now),
+            Self::Pop3(session) => session.handle_timeout(now),
+        }
+    }
+
+    /// Whether more bytes from that side can be taken now.
+    #[must_use]
+    pub fn wants(&self, from: Side) -> bool {
+        match self {
+            Self::Smtp(session) => session.wants(from),
+            Self::Pop3(session) => session.wants(from),
+        }
+    }
+
+    /// The session is not read any more; the driver may couple the two sides directly once all
+    /// outputs are done.
+    #[must_use]
+    pub fn is_opaque(&self) -> bool {
+        match self {
+            Self::Smtp(session) => session.is_opaque(),
+            Self::Pop3(session) => session.is_opaque(),
+        }
+    }
+}

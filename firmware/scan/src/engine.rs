@@ -1,0 +1,41 @@
+//! Engines: what looks at bytes and names what is in them.
+use std::fmt::Debug;
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+
+/// What an engine is given: the raw message or one decoded part.
+#[derive(Debug, Clone)]
+pub struct Object {
+    /// 0 is the raw message, parts count from 1.
+    pub part: u32,
+    /// All of its bytes.
+    pub bytes: Bytes,
+    /// Its file name, where it has one.
+    pub file_name: Option<String>,
+}
+
+/// What an engine says of one object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineOutcome {
+    /// Looked at in full, nothing found.
+    Clean,
+    /// Found; the engine's name for it.
+    Found(String),
+    /// It did not look at everything: over a limit of its own, encrypted.
+    Limit(String),
+    /// It could not be asked, or gave no answer.
+    Failed(String),
+}
+
+/// The future of [`Engine::scan`].
+pub type ScanFuture<'a> = Pin<Box<dyn Future<Output = EngineOutcome> + Send + 'a>>;
+
+/// One scanner. Adapters are cheap to share and may be asked about many objects at once.
+pub trait Engine: Debug + Send + Sync {
+    /// For logs, replies and notices.
+    fn name(&self) -> &str;
+    /// Looks at one object. Never panics on its bytes; ends within the engine's own time limit.
+    fn scan(&self, object: Object) -> ScanFuture<'_>;
+}

@@ -1,0 +1,111 @@
+//! What every program of this workspace does the same way about its logs.
+//!
+//! Purpose: set up `tracing`, render an error with all its causes on one line, and make bytes that a
+//! peer chose harmless before they reach a log ([`escape`]). Must not depend on any other crate of
+//! the workspace. Entry: [`init`].
+#![forbid(unsafe_code)]
+
+use std::error::Error;
+use std::fmt::{self, Display, Write as _};
+
+/// Most bytes of a peer's string that one log field shows.
+pub const PEER_STRING_BYTES_MAX: usize = 256;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line, for machines.
+    Json,
+}
+
+/// Starts logging to standard error.
+///
+/// The level comes from the variable `AVR_LOG` (as in `info`, `proxy=debug`); `info` without it.
+/// A second call does nothing, so tests may call it freely.
+pub fn init(format: Format) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("AVR_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second initialisation fails; the first one stays in force, which is what the caller wants.
+    let _ = match format {
+        Format::Text => builder.with_ansi(false).try_init(),
+        Format::Json => builder.json().try_init(),
+    };
+}
+
+/// An error and all its causes on one line: `open proxy: connect: refused`.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let _ = write!(line, ": {inner}");
+        cause = inner.source();
+    }
+    line
+}
+
+/// Bytes from a peer, shown without control characters and cut at [`PEER_STRING_BYTES_MAX`].
+#[must_use]
+pub fn escape(bytes: &[u8]) -> Escaped<'_> {
+    Escaped(bytes)
+}
+
+/// Renders as printable ASCII; see [`escape`].
+#[derive(Clone, Copy)]
+pub struct Escaped<'a>(&'a [u8]);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for &byte in self.0.iter().take(PEER_STRING_BYTES_MAX) {
+            write!(f, "{}", std::ascii::escape_default(byte))?;
+        }
+        if self.0.len() > PEER_STRING_BYTES_MAX {
+            write!(f, "… ({} bytes)", self.0.len())?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_cannot_colour_or_break_log_lines() {
+        assert_eq!(escape(b"a\x1b[31m\r\nb\0").to_string(), "a\\x1b[31m\\r\\nb\\x00");
+    }
+
+    #[test]
+    fn long_peer_strings_are_cut() {
+        let shown = escape(&[b'x'; 1000]).to_string();
+        assert!(shown.starts_with(&"x".repeat(PEER_STRING_BYTES_MAX)));
+        assert!(shown.ends_with("(1000 bytes)"));
+    }
+
+    #[test]
+    fn chain_names_every_cause() {
+        #[derive(Debug)]
+        struct Outer(std::io::Error);
+        impl Display for Outer {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("read settings")
+            }
+        }
+        impl Error for Outer {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+        assert_eq!(chain(&Outer(std::io::Error::other("disk"))), "read settings: disk");
+    }
+}
