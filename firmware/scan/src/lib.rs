@@ -80,6 +80,23 @@ pub enum Unscannable {
     },
 }
 
+impl std::fmt::Display for Unscannable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::OverSize => f.write_str("larger than the size limit"),
+            Self::OverDepth => f.write_str("nested too deep"),
+            Self::OverParts => f.write_str("too many parts"),
+            Self::OverDecoded => f.write_str("too large when decoded"),
+            Self::OverTime => f.write_str("scan took too long"),
+            Self::Encrypted => f.write_str("encrypted"),
+            Self::Partial => f.write_str("fragment of a message (message/partial)"),
+            Self::Ambiguous => f.write_str("structure can be read in more than one way"),
+            Self::EngineFailed { engine, why } => write!(f, "{engine} gave no answer: {why}"),
+            Self::EngineLimit { engine, why } => write!(f, "{engine} did not look at all: {why}"),
+        }
+    }
+}
+
 /// How much of a mail is looked at, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {

@@ -1,0 +1,146 @@
+//! Two legs coupled directly: for sessions that are not read.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::Outcome;
+
+/// Largest read of a coupled session, in bytes. The space is on the stack while polling: an idle
+/// session holds none.
+const COUPLED_READ_BYTES_MAX: usize = 64 * 1024;
+
+/// Couples two legs until both directions have ended or one is reset, and adds to the byte counts.
+pub(crate) async fn couple<C, S>(mut client: C, mut server: S, outcome: &mut Outcome)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut up = Direction::default();
+    let mut down = Direction::default();
+    let result = poll_fn(|cx| {
+        let up = up.poll(&mut client, &mut server, cx)?;
+        let down = down.poll(&mut server, &mut client, cx)?;
+        if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    });
+    // On an error both legs are dropped without a shutdown, and so reset.
+    let result: io::Result<()> = result.await;
+    outcome.reset |= result.is_err();
+    outcome.bytes_up += up.bytes;
+    outcome.bytes_down += down.bytes;
+}
+
+/// One direction of a coupled session.
+#[derive(Default)]
+struct Direction {
+    /// Read and not yet written: the writer was full.
+    left: Bytes,
+    bytes: u64,
+    unflushed: bool,
+    state: State,
+}
+
+#[derive(Default, Clone, Copy)]
+enum State {
+    #[default]
+    Open,
+    Closing,
+    Closed,
+}
+
+impl Direction {
+    fn poll<R, W>(
+        &mut self,
+        reader: &mut R,
+        writer: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let mut space = [const { MaybeUninit::uninit() }; COUPLED_READ_BYTES_MAX];
+        loop {
+            while !self.left.is_empty() {
+                let written = ready!(write(writer, &self.left, cx))?;
+                self.left.advance(written);
+            }
+            match self.state {
+                State::Closed => return Poll::Ready(Ok(())),
+                State::Closing => {
+                    ready!(Pin::new(&mut *writer).poll_shutdown(cx))?;
+                    self.state = State::Closed;
+                    continue;
+                }
+                State::Open => {}
+            }
+            let mut buffer = ReadBuf::uninit(&mut space);
+            if Pin::new(&mut *reader).poll_read(cx, &mut buffer)?.is_pending() {
+                if self.unflushed {
+                    ready!(Pin::new(&mut *writer).poll_flush(cx))?;
+                    self.unflushed = false;
+                }
+                return Poll::Pending;
+            }
+            let mut read = buffer.filled();
+            if read.is_empty() {
+                self.state = State::Closing;
+            }
+            self.bytes += read.len() as u64;
+            while !read.is_empty() {
+                self.unflushed = true;
+                match write(writer, read, cx)? {
+                    Poll::Ready(written) => read = read.get(written..).unwrap_or_default(),
+                    Poll::Pending => {
+                        self.left = Bytes::copy_from_slice(read);
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn write<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    bytes: &[u8],
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    match ready!(Pin::new(writer).poll_write(cx, bytes)) {
+        Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        result => Poll::Ready(result),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn passes_both_ways_and_each_end_alone() {
+        let (mut client, near) = tokio::io::duplex(100);
+        let (far, mut server) = tokio::io::duplex(7);
+        let mut outcome = Outcome::default();
+        let coupled = couple(near, far, &mut outcome);
+        let peers = async {
+            client.write_all(b"question of more than seven bytes").await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut got = Vec::new();
+            server.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"question of more than seven bytes");
+            server.write_all(b"answer").await.unwrap();
+            server.shutdown().await.unwrap();
+            got.clear();
+            client.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"answer");
+        };
+        tokio::join!(coupled, peers);
+        assert_eq!((outcome.bytes_up, outcome.bytes_down, outcome.reset), (33, 6, false));
+    }
+}

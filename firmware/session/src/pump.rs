@@ -1,0 +1,366 @@
+//! Receive, handle, transmit, sleep.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::{Buf, Bytes};
+use mail::{End, Envelope, Output, Session, Side};
+use scan::Report;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use crate::{LINGER_MAX, Observer, Outcome, READ_BYTES_MAX, WRITE_QUEUE_BYTES_MAX, couple};
+
+/// The runtime's clock, which tests can stop.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// One side's connection and what waits to be written to it.
+struct Leg<T> {
+    /// `None` once it was reset or lost.
+    stream: Option<T>,
+    queue: VecDeque<Bytes>,
+    queued_bytes: usize,
+    /// Written since the last complete flush.
+    unflushed: bool,
+    sending: Sending,
+    receiving: bool,
+}
+
+/// The direction towards a peer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    Open,
+    /// A FIN follows what is queued.
+    Closing,
+    Closed,
+}
+
+/// What became possible.
+enum Step {
+    Read(Side, Bytes),
+    Ended(Side, End),
+    Wrote,
+    Verdict(Report),
+    Timeout,
+}
+
+type Verdict = Pin<Box<dyn Future<Output = Report> + Send>>;
+
+/// One session on its way.
+pub(crate) struct Pump<'a, C, S> {
+    client: Leg<C>,
+    server: Leg<S>,
+    session: Session,
+    observer: Observer<'a>,
+    /// The message whose verdict is awaited.
+    judged: Option<(Envelope, Verdict)>,
+    timer: Pin<Box<Sleep>>,
+    /// When `timer` rings; a later deadline does not move it, so that a busy session seldom does.
+    armed: Option<Instant>,
+    /// Since when both sending directions have ended.
+    lingering_until: Option<Instant>,
+    outcome: Outcome,
+}
+
+impl<'a, C, S> Pump<'a, C, S>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    pub(crate) fn new(client: C, server: S, session: Session, observer: Observer<'a>) -> Self {
+        Self {
+            client: Leg::new(client),
+            server: Leg::new(server),
+            session,
+            observer,
+            judged: None,
+            timer: Box::pin(tokio::time::sleep_until(tokio::time::Instant::now())),
+            armed: None,
+            lingering_until: None,
+            outcome: Outcome::default(),
+        }
+    }
+
+    pub(crate) async fn run(mut self) -> Outcome {
+        loop {
+            self.perform();
+            if self.is_over() {
+                return self.outcome;
+            }
+            if self.can_couple() {
+                return self.couple().await;
+            }
+            if let Some(deadline) = self.deadline()
+                && self.armed.is_none_or(|armed| deadline < armed)
+            {
+                self.timer.as_mut().reset(deadline.into());
+                self.armed = Some(deadline);
+            }
+            let step = poll_fn(|cx| self.poll_step(cx)).await;
+            self.handle(step);
+        }
+    }
+
+    fn handle(&mut self, step: Step) {
+        match step {
+            Step::Wrote => {}
+            // Both answers are out; what still comes has no reader.
+            Step::Read(..) if self.lingering_until.is_some() => {}
+            Step::Read(from, bytes) => {
+                match from {
+                    Side::Client => self.outcome.bytes_up += bytes.len() as u64,
+                    Side::Server => self.outcome.bytes_down += bytes.len() as u64,
+                }
+                self.session.receive(from, bytes, now());
+            }
+            Step::Ended(from, end) => {
+                self.outcome.reset |= end == End::Reset;
+                self.session.receive_end(from, end, now());
+            }
+            Step::Verdict(report) => {
+                if let Some((envelope, _)) = self.judged.take() {
+                    let decision = self.observer.judge(&envelope, &report, &mut self.outcome);
+                    self.session.verdict(decision, now());
+                }
+            }
+            Step::Timeout => {
+                self.armed = None;
+                let now = now();
+                if self.lingering_until.is_some_and(|until| until <= now) {
+                    self.client.lose();
+                    self.server.lose();
+                } else if self.session.poll_timeout().is_some_and(|deadline| deadline <= now) {
+                    self.session.handle_timeout(now);
+                }
+            }
+        }
+    }
+
+    /// Does all that the session asks for.
+    fn perform(&mut self) {
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                Output::Send { to: Side::Client, bytes } => self.client.push(bytes),
+                Output::Send { to: Side::Server, bytes } => self.server.push(bytes),
+                Output::Shutdown { to, how } => {
+                    self.outcome.reset |= how == End::Reset;
+                    match to {
+                        Side::Client => self.client.shutdown(how),
+                        Side::Server => self.server.shutdown(how),
+                    }
+                }
+                Output::MessageBegin(envelope) => self.observer.begin(envelope),
+                Output::MessageData(bytes) => self.observer.feed(bytes),
+                Output::MessageEnd => {
+                    if let Some((envelope, scan)) = self.observer.message.take() {
+                        self.judged = Some((envelope, Box::pin(scan.finish())));
+                    }
+                }
+                Output::MessageAbort => {
+                    if self.judged.take().is_some() {
+                        self.outcome.aborted += 1;
+                    }
+                    self.observer.abort(&mut self.outcome);
+                }
+                Output::Event(event) => self.observer.event(&event, &mut self.outcome),
+            }
+        }
+    }
+
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        if let Some((_, verdict)) = &mut self.judged
+            && let Poll::Ready(report) = verdict.as_mut().poll(cx)
+        {
+            return Poll::Ready(Step::Verdict(report));
+        }
+        if self.client.poll_write(cx) {
+            return Poll::Ready(Step::Ended(Side::Client, End::Reset));
+        }
+        if self.server.poll_write(cx) {
+            return Poll::Ready(Step::Ended(Side::Server, End::Reset));
+        }
+        let lingering = self.lingering_until.is_some();
+        if (lingering || self.session.wants(Side::Server) && self.client.has_room())
+            && let Poll::Ready(step) = self.server.poll_read(cx, Side::Server)
+        {
+            return Poll::Ready(step);
+        }
+        if (lingering || self.session.wants(Side::Client) && self.server.has_room())
+            && let Poll::Ready(step) = self.client.poll_read(cx, Side::Client)
+        {
+            return Poll::Ready(step);
+        }
+        // Both sides' directions ended while writing: the loop must look again.
+        if self.lingering_until.is_none() && self.is_sent() {
+            return Poll::Ready(Step::Wrote);
+        }
+        if self.can_couple() {
+            return Poll::Ready(Step::Wrote);
+        }
+        if self.armed.is_some() && self.timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Step::Timeout);
+        }
+        Poll::Pending
+    }
+
+    fn deadline(&mut self) -> Option<Instant> {
+        if self.is_sent() {
+            return Some(*self.lingering_until.get_or_insert_with(|| now() + LINGER_MAX));
+        }
+        self.session.poll_timeout()
+    }
+
+    /// Both sending directions have ended.
+    fn is_sent(&self) -> bool {
+        self.client.is_sent() && self.server.is_sent()
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_sent() && !self.client.is_receiving() && !self.server.is_receiving()
+    }
+
+    /// The session is not read any more and nothing of it is left here. (A session that is half
+    /// closed already stays with the pump, which passes the other half on.)
+    fn can_couple(&self) -> bool {
+        self.session.is_opaque() && self.client.is_idle() && self.server.is_idle()
+    }
+
+    async fn couple(self) -> Outcome {
+        let mut outcome = self.outcome;
+        if let (Some(client), Some(server)) = (self.client.stream, self.server.stream) {
+            couple::couple(client, server, &mut outcome).await;
+        }
+        outcome
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Leg<T> {
+    fn new(stream: T) -> Self {
+        Self {
+            stream: Some(stream),
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            unflushed: false,
+            sending: Sending::Open,
+            receiving: true,
+        }
+    }
+
+    fn push(&mut self, bytes: Bytes) {
+        if self.stream.is_some() && self.sending == Sending::Open && !bytes.is_empty() {
+            self.queued_bytes += bytes.len();
+            self.queue.push_back(bytes);
+        }
+    }
+
+    fn shutdown(&mut self, how: End) {
+        match how {
+            End::Fin if self.sending == Sending::Open => self.sending = Sending::Closing,
+            End::Fin => {}
+            End::Reset => self.lose(),
+        }
+    }
+
+    /// Dropping the stream resets the connection.
+    fn lose(&mut self) {
+        self.stream = None;
+        self.queue.clear();
+        self.queued_bytes = 0;
+    }
+
+    fn has_room(&self) -> bool {
+        self.queued_bytes < WRITE_QUEUE_BYTES_MAX
+    }
+
+    fn is_sent(&self) -> bool {
+        self.stream.is_none() || self.sending == Sending::Closed
+    }
+
+    fn is_receiving(&self) -> bool {
+        self.stream.is_some() && self.receiving
+    }
+
+    /// Open both ways, and nothing waits to be written.
+    fn is_idle(&self) -> bool {
+        self.sending == Sending::Open
+            && self.receiving
+            && self.stream.is_some()
+            && self.queue.is_empty()
+            && !self.unflushed
+    }
+
+    /// Writes what it can. True if the connection turned out to be lost.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(stream) = &mut self.stream else { return false };
+        let result = loop {
+            let Some(front) = self.queue.front_mut() else {
+                break if self.sending == Sending::Closing {
+                    match Pin::new(&mut *stream).poll_shutdown(cx) {
+                        Poll::Ready(Ok(())) => {
+                            self.sending = Sending::Closed;
+                            Ok(())
+                        }
+                        Poll::Ready(Err(error)) => Err(error),
+                        Poll::Pending => Ok(()),
+                    }
+                } else if self.unflushed && self.sending == Sending::Open {
+                    match Pin::new(&mut *stream).poll_flush(cx) {
+                        Poll::Ready(result) => {
+                            self.unflushed = false;
+                            result
+                        }
+                        Poll::Pending => Ok(()),
+                    }
+                } else {
+                    Ok(())
+                };
+            };
+            match Pin::new(&mut *stream).poll_write(cx, front) {
+                Poll::Ready(Ok(0)) => break Err(std::io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(count)) => {
+                    self.unflushed = true;
+                    self.queued_bytes -= count;
+                    front.advance(count);
+                    if front.is_empty() {
+                        self.queue.pop_front();
+                    }
+                }
+                Poll::Ready(Err(error)) => break Err(error),
+                Poll::Pending => break Ok(()),
+            }
+        };
+        if result.is_err() {
+            self.lose();
+        }
+        result.is_err()
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, side: Side) -> Poll<Step> {
+        let (Some(stream), true) = (&mut self.stream, self.receiving) else {
+            return Poll::Pending;
+        };
+        // On the stack, so that an idle session holds no buffer.
+        let mut space = [const { MaybeUninit::uninit() }; READ_BYTES_MAX];
+        let mut buffer = ReadBuf::uninit(&mut space);
+        match Pin::new(stream).poll_read(cx, &mut buffer) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                self.receiving = false;
+                Poll::Ready(Step::Ended(side, End::Fin))
+            }
+            Poll::Ready(Ok(())) => {
+                Poll::Ready(Step::Read(side, Bytes::copy_from_slice(buffer.filled())))
+            }
+            Poll::Ready(Err(_)) => {
+                self.lose();
+                Poll::Ready(Step::Ended(side, End::Reset))
+            }
+        }
+    }
+}

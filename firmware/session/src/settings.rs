@@ -1,0 +1,151 @@
+//! The `[scan]` table, which the box and the proxy share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mail::notice::Language;
+use scan::engine::clamd::{ClamdEngine, ClamdSettings};
+use scan::engine::yara::YaraEngine;
+use scan::{Engine, Limits, Scanner};
+use serde::Deserialize;
+
+use crate::{Action, Carrier, Policy};
+
+/// What is scanned, by what, and what is done then.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScanSettings {
+    /// `"on"`, or `"off"`: bytes pass unread and sessions count as unscanned. Default on.
+    pub mode: Mode,
+    /// Folder of YARA rules (`*.yar`, `*.yara`), beside the built-in one for the EICAR test file.
+    /// Default none. Costs some milliseconds a MiB scanned, by rules.
+    pub rules: Option<PathBuf>,
+    /// `clamd` servers, `"host:port"` or `"unix:/path"`. Sessions spread over them and survive the
+    /// loss of all but one. Default none.
+    pub clamd: Vec<String>,
+    /// Largest message that is scanned, in bytes. Default 64 MiB, which is also what one message
+    /// may cost in memory, twice.
+    pub message_bytes_max: usize,
+    /// From the end of a message to its verdict, in seconds. Default 30.
+    pub verdict_seconds_max: u64,
+    /// Language of notices: `"en"` or `"ja"`. Default en.
+    pub language: NoticeLanguage,
+    /// Infected: `"refuse"`, `"tempfail"` or `"pass"`. Default refuse.
+    pub on_infected: Action,
+    /// Encrypted parts. Default pass.
+    pub on_encrypted: Action,
+    /// Larger than `message_bytes_max`. Default pass.
+    pub on_over_size: Action,
+    /// Over another limit, fragments, ambiguous structure. Default refuse.
+    pub on_unreadable: Action,
+    /// No engine answered: POP3 and authenticated SMTP. Default pass.
+    pub on_engine_failure: Action,
+    /// No engine answered: SMTP without authentication. Default tempfail.
+    pub on_engine_failure_unauthenticated: Action,
+}
+
+/// See [`ScanSettings::mode`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Scan.
+    #[default]
+    On,
+    /// Pass bytes unread.
+    Off,
+}
+
+/// See [`ScanSettings::language`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub enum NoticeLanguage {
+    /// English.
+    #[default]
+    #[serde(rename = "en")]
+    English,
+    /// Japanese.
+    #[serde(rename = "ja")]
+    Japanese,
+}
+
+impl Default for ScanSettings {
+    fn default() -> Self {
+        let limits = Limits::default();
+        let policy = Policy::default();
+        Self {
+            mode: Mode::On,
+            rules: None,
+            clamd: Vec::new(),
+            message_bytes_max: limits.message_bytes_max,
+            verdict_seconds_max: limits.time_max.as_secs(),
+            language: NoticeLanguage::English,
+            on_infected: policy.infected,
+            on_encrypted: policy.encrypted,
+            on_over_size: policy.over_size,
+            on_unreadable: policy.unreadable,
+            on_engine_failure: policy.engine_failed,
+            on_engine_failure_unauthenticated: policy.engine_failed_unauthenticated,
+        }
+    }
+}
+
+/// Why the engines could not be made ready, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanSettingsError {
+    /// The rules cannot be read or compiled.
+    #[error("scan.rules cannot be used; correct the rule file or leave the key out")]
+    Rules(#[source] scan::engine::yara::RulesError),
+    /// An address is none.
+    #[error("scan.clamd cannot be used; write \"host:port\" or \"unix:/path\"")]
+    Clamd(#[source] scan::engine::clamd::AddressError),
+}
+
+impl ScanSettings {
+    /// Makes the engines ready: compiles the rules, reads the addresses. Connects nowhere.
+    ///
+    /// # Errors
+    ///
+    /// When rules do not compile or an address is none; the text says what to write.
+    pub fn carrier(&self) -> Result<Carrier, ScanSettingsError> {
+        let scanner = match self.mode {
+            Mode::On => Some(self.scanner()?),
+            Mode::Off => None,
+        };
+        let mail = mail::Settings {
+            language: match self.language {
+                NoticeLanguage::English => Language::English,
+                NoticeLanguage::Japanese => Language::Japanese,
+            },
+            ..mail::Settings::default()
+        };
+        Ok(Carrier { scanner, mail: Arc::new(mail), policy: Arc::new(self.policy()) })
+    }
+
+    fn scanner(&self) -> Result<Scanner, ScanSettingsError> {
+        let yara =
+            YaraEngine::new(self.rules.as_deref()).map_err(ScanSettingsError::Rules)?;
+        let mut engines: Vec<Arc<dyn Engine>> = vec![Arc::new(yara)];
+        if !self.clamd.is_empty() {
+            let clamd = ClamdEngine::new(&self.clamd, ClamdSettings::default())
+                .map_err(ScanSettingsError::Clamd)?;
+            engines.push(Arc::new(clamd));
+        }
+        let limits = Limits {
+            message_bytes_max: self.message_bytes_max,
+            time_max: Duration::from_secs(self.verdict_seconds_max),
+            ..Limits::default()
+        };
+        Ok(Scanner::new(engines, limits))
+    }
+
+    fn policy(&self) -> Policy {
+        Policy {
+            infected: self.on_infected,
+            encrypted: self.on_encrypted,
+            over_size: self.on_over_size,
+            unreadable: self.on_unreadable,
+            engine_failed: self.on_engine_failure,
+            engine_failed_unauthenticated: self.on_engine_failure_unauthenticated,
+        }
+    }
+}
