@@ -7,7 +7,11 @@
 //! other crate of the workspace. Entry: [`Message`], [`frame`], [`ticket`], [`identity`].
 #![forbid(unsafe_code)]
 
+mod bounded;
 pub mod frame;
+#[cfg(test)]
+mod golden_v1;
+mod hex;
 pub mod identity;
 mod message;
 pub mod ticket;
@@ -26,6 +30,8 @@ pub const DATA_BYTES_MAX: usize = 16 * 1024;
 pub const EXCLUDED_MAX: usize = 16;
 /// Most alternates in a `Use`.
 pub const ALTERNATES_MAX: usize = 8;
+/// Longest `Hello.software`, in bytes of printable ASCII.
+pub const SOFTWARE_BYTES_MAX: usize = 64;
 /// Most proxies a session may cross.
 pub const HOPS_MAX: u8 = 1;
 /// Default TCP port of the auther.

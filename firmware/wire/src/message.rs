@@ -1,22 +1,100 @@
-//! The messages. Variants are appended, never reordered or changed: `golden` fixes the bytes.
+//! The messages. Variants are appended, never reordered or changed: `golden_v1` fixes the bytes.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hex;
 use crate::ticket::SignedTicket;
 
 /// A hardware address, the inventory number of a box.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MacAddress(pub [u8; 6]);
 
+impl MacAddress {
+    /// Whether it can be a box's own: neither a group address nor all zeros (IEEE 802 section 8.2).
+    #[must_use]
+    pub fn is_unicast(&self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
+    }
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A text that is no hardware address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a MAC address; write it as 02:00:5e:10:00:01")]
+pub struct ParseMacError;
+
+impl FromStr for MacAddress {
+    type Err = ParseMacError;
+
+    /// Takes the ways labels and switches print it: `02:00:5e:10:00:01`, `02-00-5E-10-00-01`,
+    /// `0200.5e10.0001` and `02005e100001`.
+    fn from_str(text: &str) -> Result<Self, ParseMacError> {
+        let groups = match text.bytes().find(|b| matches!(b, b':' | b'-' | b'.')) {
+            Some(b'.') => (b'.', 4),
+            Some(separator) => (separator, 2),
+            None => (0, 12),
+        };
+        let (separator, width) = groups;
+        let mut digits = String::with_capacity(12);
+        for group in text.split(char::from(separator)) {
+            if group.len() != width {
+                return Err(ParseMacError);
+            }
+            digits.push_str(group);
+        }
+        hex::decode::<6>(&digits).map(Self).ok_or(ParseMacError)
+    }
+}
+
 /// Names a session on the box, the proxy and in both logs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SessionId(pub [u8; 16]);
 
+impl SessionId {
+    /// From 16 bytes of the caller's random source; this crate has none of its own.
+    #[must_use]
+    pub fn from_random(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex::write(f, &self.0)
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// What the manager counts a session by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LeaseId(pub u64);
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
 
 /// Which mail protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -25,6 +103,15 @@ pub enum Protocol {
     Smtp,
     /// RFC 1939.
     Pop3,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Smtp => "SMTP",
+            Self::Pop3 => "POP3",
+        })
+    }
 }
 
 /// All that can be said on a link.
@@ -68,12 +155,40 @@ pub enum Message {
     Pong(u64),
 }
 
+impl Message {
+    /// Its name, for logs and errors: `expected Hello, got Poll`. Shows none of the content.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "Hello",
+            Self::Ticket(_) => "Ticket",
+            Self::Denied(_) => "Denied",
+            Self::Assign(_) => "Assign",
+            Self::Use(_) => "Use",
+            Self::Busy(_) => "Busy",
+            Self::Open(_) => "Open",
+            Self::Opening => "Opening",
+            Self::Opened(_) => "Opened",
+            Self::Refused(_) => "Refused",
+            Self::Data(_) => "Data",
+            Self::Fin => "Fin",
+            Self::Reset => "Reset",
+            Self::Poll(_) => "Poll",
+            Self::Load(_) => "Load",
+            Self::Bye(_) => "Bye",
+            Self::Ping(_) => "Ping",
+            Self::Pong(_) => "Pong",
+        }
+    }
+}
+
 /// See [`Message::Hello`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The box's inventory number.
     pub mac: MacAddress,
-    /// Version of its software, printable ASCII, at most 64 bytes.
+    /// Version of its software, printable ASCII, at most [`crate::SOFTWARE_BYTES_MAX`].
+    #[serde(deserialize_with = "crate::bounded::string")]
     pub software: String,
 }
 
@@ -105,12 +220,28 @@ pub enum DeniedReason {
     Unavailable,
 }
 
+impl fmt::Display for DeniedReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "this MAC address is not registered",
+            Self::Suspended => "this box is suspended",
+            Self::EnrolmentClosed => "the enrolment window passed without a login",
+            Self::OtherKey => "another key is bound to this MAC address",
+            Self::TicketExpired => "the ticket has expired or is not valid yet",
+            Self::TicketOtherKey => "the ticket names another key than the peer's",
+            Self::TicketForged => "the ticket is not signed by this fleet",
+            Self::Unavailable => "the server cannot answer now",
+        })
+    }
+}
+
 /// See [`Message::Assign`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assign {
     /// Who asks.
     pub ticket: SignedTicket,
     /// Proxies that the box found dead; at most [`crate::EXCLUDED_MAX`].
+    #[serde(deserialize_with = "crate::bounded::vec")]
     pub exclude: Vec<SocketAddr>,
 }
 
@@ -122,6 +253,7 @@ pub struct Use {
     /// Public address of the proxy.
     pub proxy: SocketAddr,
     /// Others of this site, best first; at most [`crate::ALTERNATES_MAX`].
+    #[serde(deserialize_with = "crate::bounded::vec")]
     pub alternates: Vec<SocketAddr>,
 }
 
@@ -183,6 +315,29 @@ pub enum RefusedReason {
     Draining,
 }
 
+impl RefusedReason {
+    /// Whether the mail server said so itself: the client is shown the same, and no other way is
+    /// tried.
+    #[must_use]
+    pub fn is_servers(&self) -> bool {
+        matches!(self, Self::ServerRefused | Self::ServerUnreachable | Self::ServerTimedOut)
+    }
+}
+
+impl fmt::Display for RefusedReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ServerRefused => "the mail server refused the connection",
+            Self::ServerUnreachable => "there is no route to the mail server",
+            Self::ServerTimedOut => "the mail server did not answer in time",
+            Self::Policy => "the proxy may not connect to this destination",
+            Self::Loop => "the session has crossed too many relays",
+            Self::Full => "the proxy carries as many sessions as it may",
+            Self::Draining => "the proxy is being drained",
+        })
+    }
+}
+
 /// See [`Message::Poll`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Poll {
@@ -223,5 +378,51 @@ pub struct Bye {
     /// The session went opaque (STARTTLS).
     pub opaque: bool,
 }
-impl std::fmt::Debug for MacAddress { fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str("Mac") } }
-impl std::fmt::Debug for SessionId { fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str("SessionId") } }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mac_address_is_read_in_every_common_form() {
+        let mac = MacAddress([0x02, 0x00, 0x5e, 0x10, 0x00, 0xab]);
+        for text in ["02:00:5e:10:00:ab", "02-00-5E-10-00-AB", "0200.5e10.00ab", "02005e1000AB"] {
+            assert_eq!(text.parse(), Ok(mac), "{text}");
+        }
+        assert_eq!(mac.to_string(), "02:00:5e:10:00:ab");
+        assert_eq!(format!("{mac:?}"), "02:00:5e:10:00:ab");
+    }
+
+    #[test]
+    fn what_is_no_mac_address_is_refused() {
+        for text in [
+            "",
+            ":",
+            "02:00:5e:10:00",
+            "02:00:5e:10:00:01:02",
+            "02:00:5e-10:00:01",
+            "02:00:5e:10:00:0g",
+            "2:0:5e:10:0:1",
+            "0200.5e10.00",
+            "+2:00:5e:10:00:01",
+            "０２:00:5e:10:00:01",
+            "02005e10000100",
+        ] {
+            assert_eq!(text.parse::<MacAddress>(), Err(ParseMacError), "{text}");
+        }
+    }
+
+    #[test]
+    fn group_and_zero_addresses_are_no_boxes() {
+        assert!(MacAddress([2, 0, 0, 0, 0, 1]).is_unicast());
+        assert!(!MacAddress([0xff; 6]).is_unicast());
+        assert!(!MacAddress([1, 0, 0x5e, 0, 0, 1]).is_unicast());
+        assert!(!MacAddress([0; 6]).is_unicast());
+    }
+
+    #[test]
+    fn a_session_id_is_32_hexadecimal_digits() {
+        let id = SessionId::from_random([0x0f; 16]);
+        assert_eq!(id.to_string(), "0f".repeat(16));
+    }
+}
