@@ -134,7 +134,7 @@ pub enum DecodeError {
         reserved: u16,
     },
     /// The body is announced longer than its kind may be.
-    #[error("peer announced a {kind} body of {body_bytes} bytes, at most {body_bytes_max} allowed")]
+    #[error("peer announced {body_bytes} bytes of {kind} body, at most {body_bytes_max} allowed")]
     TooLong {
         /// Name of the message, or `unknown`.
         kind: &'static str,
