@@ -1,1 +1,27 @@
+//! The whole chain with real servers: an office, the box, the internet and two sites, each machine
+//! a network namespace, all of it inside namespaces that die with the process.
+//!
+//! [`in_lab`] runs a scenario as a test; the `demo` binary runs them all and prints the figures.
+//! Knows the programs under test only by their command lines and settings files, as an operator
+//! does: must not depend on any other crate of the workspace. Entry: [`Lab`].
 #![forbid(unsafe_code)]
+
+pub mod clock;
+mod daemon;
+pub mod evidence;
+mod fleet;
+mod gateway;
+mod lab;
+pub mod message;
+mod netns;
+pub mod plan;
+pub mod pop3;
+mod sandbox;
+pub mod scenarios;
+mod servers;
+mod site;
+pub mod smtp;
+
+pub use gateway::{Gateway, Options};
+pub use lab::Lab;
+pub use sandbox::{enter, in_lab};

@@ -1,0 +1,333 @@
+//! The lab: an office behind the box, the internet, and two sites.
+//!
+//! ```text
+//!  pc ── lan0[box]wan0 ── office ──┐                      ┌── tokyo ── manager, proxy1, proxy2,
+//!  192.168.10.0/24        (NAT)    │                      │   (NAT)    auther, scanner 10.0.0.0/24
+//!                                  ├── exchange (router) ─┤
+//!  dns, mail, web  203.0.113.0/24 ─┘                      └── osaka ── the same again 10.0.0.0/24
+//! ```
+
+use std::{
+    fs,
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use nix::{
+    mount::{MsFlags, mount},
+    sys::resource::{Resource, getrlimit, setrlimit},
+};
+use serde_json::Value;
+
+use crate::{
+    clock::wait_for,
+    daemon::{Daemon, tail},
+    evidence::Snapshot,
+    fleet::Fleet,
+    gateway::{Gateway, Options},
+    netns::{Netns, cable},
+    plan::{
+        DNS, EXCHANGE, MAIL, MAIL_PORTS, OFFICE, OFFICE_PUBLIC, PC, ROOT, SITES, WEB, pop3_server,
+    },
+    pop3,
+    servers::{MailHost, open_directory, start_dns, start_web},
+    site::Site,
+};
+
+/// Files that one process of the lab may have open: 1,000 sessions and more.
+const OPEN_FILES: u64 = 65_536;
+
+/// Longest from a mended site until sessions go through it again: the box's probes.
+const RELAY_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for the answer of a router, which is next door.
+const PROBE_MAX: Duration = Duration::from_millis(300);
+/// Nothing listens there.
+const CLOSED_PORT: u16 = 9;
+
+/// Everything that is there. Dropping it kills the servers; the namespaces go with the process.
+#[derive(Debug)]
+pub struct Lab {
+    logs: PathBuf,
+    root: PathBuf,
+    pc: Netns,
+    office: Netns,
+    mail_netns: Netns,
+    gateway: Gateway,
+    mail: MailHost,
+    sites: Vec<Site>,
+    fleet: Option<Fleet>,
+    download: Vec<u8>,
+    _servers: Vec<Daemon>,
+}
+
+impl Lab {
+    /// Starts a lab, gives it to `scenario`, and ends it. Only inside the sandbox.
+    ///
+    /// # Errors
+    /// What fails in the lab or in the scenario, with the ends of the programs' logs.
+    pub fn run<T>(scenario: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let logs = Path::new(ROOT).join("log");
+        let done = Self::start().and_then(|mut lab| scenario(&mut lab));
+        done.map_err(|error| error.context(all_tails(&logs)))
+    }
+
+    /// Builds the networks and starts the internet's servers. The box is a plain bridge, and the
+    /// sites are empty machines: [`Self::start_product`] changes both.
+    fn start() -> Result<Self> {
+        let root = PathBuf::from(ROOT);
+        let logs = root.join("log");
+        fs::create_dir_all(&logs)?;
+        open_directory(&root)?;
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES.min(hard), hard)?;
+        resolve_by_lab(&root)?;
+
+        let exchange = Netns::create("exchange")?;
+        exchange.ip(&[
+            "link add hosts type bridge",
+            &format!("addr add {EXCHANGE}/24 dev hosts"),
+            "link set hosts up",
+        ])?;
+        exchange.forward_packets()?;
+        let dns_netns = host(&exchange, "dns", DNS)?;
+        let mail_netns = host(&exchange, "mail", MAIL)?;
+        let web_netns = host(&exchange, "web", WEB)?;
+        let office = host(&exchange, "office", OFFICE_PUBLIC)?;
+        let pc = Netns::create("pc")?;
+        let gateway = Gateway::build((&pc, "eth0"), (&office, "lan"), &root, &logs)?;
+        finish_office(&pc, &office)?;
+
+        // Slow starters first, all at once; waited for afterwards.
+        let sites: Result<Vec<_>> =
+            SITES.into_iter().map(|site| Site::build(site, &exchange, &root, &logs)).collect();
+        let mail = MailHost::start(&mail_netns, &root, &logs)?;
+        let dns = start_dns(&dns_netns, &root, &logs)?;
+        let (web, download) = start_web(&web_netns, &root, &logs)?;
+        Ok(Self {
+            logs,
+            root,
+            pc,
+            office,
+            mail_netns,
+            gateway,
+            mail,
+            sites: sites?,
+            fleet: None,
+            download,
+            _servers: vec![dns, web],
+        })
+    }
+
+    /// Makes the fleet's keys, starts the sites' servers and the box, and waits until the box
+    /// carries sessions through a site.
+    ///
+    /// # Errors
+    /// When one of them does not come up.
+    pub fn start_product(&mut self) -> Result<()> {
+        self.start_sites()?;
+        self.start_box(Options::default())?;
+        self.wait_relaying()
+    }
+
+    /// Makes the fleet's keys and starts the sites' servers.
+    ///
+    /// # Errors
+    /// When one of them does not come up.
+    pub fn start_sites(&mut self) -> Result<()> {
+        let fleet = Fleet::create(&self.root)?;
+        for site in &mut self.sites {
+            site.start_servers(&fleet)?;
+        }
+        self.fleet = Some(fleet);
+        Ok(())
+    }
+
+    /// Starts `avr` on the box.
+    ///
+    /// # Errors
+    /// When it does not come to intercept.
+    pub fn start_box(&mut self, options: Options) -> Result<()> {
+        self.gateway.start(self.fleet.as_ref().context("no fleet yet")?, options)
+    }
+
+    /// Ends `avr`: the box is a plain bridge.
+    ///
+    /// # Errors
+    /// When it does not end when asked.
+    pub fn stop_box(&mut self) -> Result<()> {
+        self.gateway.stop()
+    }
+
+    /// Kills `avr` (SIGKILL).
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill_box(&mut self) -> Result<()> {
+        self.gateway.kill()
+    }
+
+    /// Starts again whatever of the sites was killed, and mends every line.
+    ///
+    /// # Errors
+    /// When something does not come up.
+    pub fn restore_sites(&mut self) -> Result<()> {
+        let fleet = self.fleet.as_ref().context("no fleet yet")?;
+        for site in &mut self.sites {
+            site.mend()?;
+            site.restart_killed(fleet)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the box's status is as wanted.
+    ///
+    /// # Errors
+    /// When it does not become so; the last status is in the error.
+    pub fn wait_status(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        self.gateway.wait_status(self.fleet.as_ref().context("no fleet yet")?, what, wanted)
+    }
+
+    /// Waits until sessions go through a site, by opening some.
+    ///
+    /// # Errors
+    /// When they do not in time.
+    pub fn wait_relaying(&self) -> Result<()> {
+        wait_for("sessions to go through a site", RELAY_MAX, || {
+            let before = Snapshot::take(self).ok()?;
+            let session = self.pc.within(|| pop3::Session::open(pop3_server())).ok()?;
+            drop(session.ok()?);
+            before.way_since(self).ok()?.site().map(drop)
+        })
+    }
+
+    /// Whether the site's router answers from the office: a closed port says so at once.
+    ///
+    /// # Errors
+    /// When the office's network cannot be entered.
+    pub fn reaches(&self, site: &Site) -> Result<bool> {
+        let closed = SocketAddr::from((site.public(), CLOSED_PORT));
+        let answer = self.office.within(|| TcpStream::connect_timeout(&closed, PROBE_MAX))?;
+        Ok(answer.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused))
+    }
+
+    /// The office's PC.
+    #[must_use]
+    pub fn pc(&self) -> &Netns {
+        &self.pc
+    }
+
+    /// The office's router.
+    #[must_use]
+    pub fn office(&self) -> &Netns {
+        &self.office
+    }
+
+    /// The box.
+    #[must_use]
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// The machine of the mail servers.
+    #[must_use]
+    pub fn mail_netns(&self) -> &Netns {
+        &self.mail_netns
+    }
+
+    /// The sites, in the order of the DNS answer.
+    #[must_use]
+    pub fn sites(&self) -> &[Site] {
+        &self.sites
+    }
+
+    /// A site by its name.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn site(&mut self, name: &str) -> Result<&mut Site> {
+        let found = self.sites.iter_mut().find(|site| site.name() == name);
+        found.with_context(|| format!("no site {name}"))
+    }
+
+    pub(crate) fn mail(&self) -> &MailHost {
+        &self.mail
+    }
+
+    /// The bytes that the web server offers.
+    #[must_use]
+    pub fn download(&self) -> &[u8] {
+        &self.download
+    }
+
+    /// Where the lab may write.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the programs' logs are.
+    #[must_use]
+    pub fn logs(&self) -> &Path {
+        &self.logs
+    }
+}
+
+/// A host on the public network of the exchange.
+fn host(exchange: &Netns, name: &str, address: Ipv4Addr) -> Result<Netns> {
+    let netns = Netns::create(name)?;
+    cable((&netns, "eth0"), (exchange, name))?;
+    exchange.ip(&[&format!("link set {name} master hosts")])?;
+    netns.ip(&[
+        &format!("addr add {address}/24 dev eth0"),
+        &format!("route add default via {EXCHANGE}"),
+    ])?;
+    Ok(netns)
+}
+
+/// The office's network, and its router: NAT, as offices have, and a count of direct mail sessions.
+fn finish_office(pc: &Netns, office: &Netns) -> Result<()> {
+    pc.ip(&[&format!("addr add {PC}/24 dev eth0"), &format!("route add default via {OFFICE}")])?;
+    office.ip(&[&format!("addr add {OFFICE}/24 dev lan")])?;
+    office.forward_packets()?;
+    office.nft(&format!(
+        "table ip nat {{
+chain line {{ type nat hook postrouting priority srcnat; oifname \"eth0\" masquerade; }}
+}}
+table ip count {{
+counter direct {{ }}
+chain forward {{
+type filter hook forward priority 0;
+ct state new ip daddr {MAIL} tcp dport {{ {MAIL_PORTS} }} counter name direct
+}}
+}}"
+    ))
+}
+
+/// Names are asked of the lab's own DNS server, by every program of the lab.
+fn resolve_by_lab(root: &Path) -> Result<()> {
+    let settings = root.join("resolv.conf");
+    fs::write(&settings, format!("nameserver {DNS}\n"))?;
+    let system = Path::new("/etc/resolv.conf");
+    // On some systems it points into /run, which is empty here.
+    if let Ok(target) = fs::read_link(system)
+        && !system.exists()
+    {
+        let target = Path::new("/etc").join(target);
+        fs::create_dir_all(target.parent().context("a link to nowhere")?)?;
+        fs::write(&target, "")?;
+    }
+    mount(Some(&settings), system, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .context("cannot put the lab's resolv.conf in place")
+}
+
+fn all_tails(logs: &Path) -> String {
+    let mut files: Vec<_> = fs::read_dir(logs)
+        .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
+        .unwrap_or_default();
+    files.sort();
+    let tails: Vec<_> = files.iter().map(|file| tail(file)).collect();
+    format!("the lab's logs:\n{}", tails.join("\n"))
+}

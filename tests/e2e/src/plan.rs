@@ -1,0 +1,76 @@
+//! Who has which address. Public ones are from the documentation networks (RFC 5737).
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// The lab's own files: settings, mail, logs. On the lab's own file system.
+pub(crate) const ROOT: &str = "/run/avr-lab";
+/// The box's domain for its servers.
+pub(crate) const DOMAIN: &str = "avr.test";
+/// How long a box may keep the list of managers, in seconds.
+pub(crate) const MANAGER_TTL_S: u32 = 5;
+
+pub(crate) const PC: Ipv4Addr = Ipv4Addr::new(192, 168, 10, 10);
+pub(crate) const BOX: Ipv4Addr = Ipv4Addr::new(192, 168, 10, 2);
+pub(crate) const OFFICE: Ipv4Addr = Ipv4Addr::new(192, 168, 10, 1);
+/// The office router's address in the internet: what a mail server sees of direct sessions.
+pub const OFFICE_PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
+pub(crate) const DNS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 53);
+/// The mail host: Postfix and Dovecot.
+pub const MAIL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 25);
+pub(crate) const WEB: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 80);
+/// The internet's router towards the hosts above.
+pub(crate) const EXCHANGE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
+
+/// Name of the mail host.
+pub const MAIL_NAME: &str = "mail.avr.test";
+/// Name of the web server.
+pub const WEB_NAME: &str = "www.avr.test";
+
+/// The two sites: name, public address, the internet's address on their line. In this order in the
+/// DNS answer: Knot gives addresses sorted.
+pub(crate) const SITES: [(&str, Ipv4Addr, Ipv4Addr); 2] = [
+    ("tokyo", Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 254)),
+    ("osaka", Ipv4Addr::new(198, 51, 100, 1), Ipv4Addr::new(198, 51, 100, 254)),
+];
+
+/// Inside a site; the same in each.
+pub(crate) const SITE_ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
+pub(crate) const MANAGER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
+pub(crate) const AUTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 20);
+pub(crate) const SCANNER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 30);
+pub(crate) const PROXIES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
+
+pub(crate) const AUTHER_PORT: u16 = 4650;
+pub(crate) const MANAGER_PORT: u16 = 4651;
+pub(crate) const PROXY_PORT: u16 = 4652;
+pub(crate) const SCANNER_PORT: u16 = 3310;
+/// The public ports of a site's proxies, in the order of [`PROXIES`].
+pub(crate) const PROXY_PUBLIC_PORTS: [u16; 2] = [4652, 4653];
+
+pub const SMTP_PORT: u16 = 25;
+pub const POP3_PORT: u16 = 110;
+/// Hardware address of the box: its inventory number.
+pub(crate) const BOX_MAC: &str = "02:00:5e:00:53:01";
+/// A mail port on which the mail host sinks bulk data: `iperf3`.
+pub(crate) const BULK_PORT: u16 = 2525;
+pub(crate) const MAIL_PORTS: &str = "25, 110, 587, 2525";
+
+/// Where the office's mail program sends to.
+pub const RECIPIENT: &str = "partner@partner.test";
+/// The office's own address.
+pub const SENDER: &str = "user@office.test";
+/// The POP3 account of the office.
+pub const USER: &str = "user";
+pub const PASSWORD: &str = "wachtwoord";
+
+/// The mail host's SMTP service.
+#[must_use]
+pub fn smtp_server() -> SocketAddr {
+    (MAIL, SMTP_PORT).into()
+}
+
+/// The mail host's POP3 service.
+#[must_use]
+pub fn pop3_server() -> SocketAddr {
+    (MAIL, POP3_PORT).into()
+}

@@ -1,0 +1,295 @@
+//! A relay site: a router with one public address that forwards ports, and behind it a manager,
+//! two proxies, an auther and a scanner, on addresses that every site uses again.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    daemon::Daemon,
+    fleet::Fleet,
+    netns::{Netns, cable, run_command},
+    plan::{
+        AUTHER, AUTHER_PORT, MAIL_PORTS, MANAGER, MANAGER_PORT, PROXIES, PROXY_PORT,
+        PROXY_PUBLIC_PORTS, SCANNER, SCANNER_PORT, SITE_ROUTER,
+    },
+    servers::{ask_clamd, start_clamd, wait_clamd},
+};
+
+/// One site, and what runs on it.
+#[derive(Debug)]
+pub struct Site {
+    name: String,
+    public: Ipv4Addr,
+    root: PathBuf,
+    logs: PathBuf,
+    router: Netns,
+    auther: Server,
+    manager: Server,
+    proxies: Vec<Server>,
+    scanner: (Netns, Daemon),
+}
+
+/// A machine of the site and the program on it, if that runs.
+#[derive(Debug)]
+struct Server {
+    name: String,
+    program: &'static str,
+    role: &'static str,
+    address: Ipv4Addr,
+    port: u16,
+    netns: Netns,
+    daemon: Option<Daemon>,
+}
+
+impl Site {
+    /// Builds the machines, cables the router to the internet, and starts the scanner.
+    pub(crate) fn build(
+        (name, public, upstream): (&str, Ipv4Addr, Ipv4Addr),
+        exchange: &Netns,
+        root: &Path,
+        logs: &Path,
+    ) -> Result<Self> {
+        let router = Netns::create(name)?;
+        cable((&router, "line"), (exchange, name))?;
+        exchange.ip(&[&format!("addr add {upstream}/24 dev {name}")])?;
+        router.ip(&[
+            &format!("addr add {public}/24 dev line"),
+            &format!("route add default via {upstream}"),
+            "link add lan type bridge",
+            &format!("addr add {SITE_ROUTER}/24 dev lan"),
+            "link set lan up",
+        ])?;
+        router.forward_packets()?;
+        router.nft(&router_rules(public))?;
+        let machine = |role: &str, address| machine(name, &router, role, address);
+        let server = |role, number: &str, program, address, port| -> Result<Server> {
+            let netns = machine(&format!("{role}{number}"), address)?;
+            let name = format!("{name}-{role}{number}");
+            Ok(Server { name, program, role, address, port, netns, daemon: None })
+        };
+        let scanner = machine("scanner", SCANNER)?;
+        let clamd = start_clamd(&format!("{name}-scanner"), &scanner, root, logs)?;
+        Ok(Self {
+            auther: server("auther", "", "avr-auther", AUTHER, AUTHER_PORT)?,
+            manager: server("manager", "", "avr-manager", MANAGER, MANAGER_PORT)?,
+            proxies: vec![
+                server("proxy", "1", "avr-proxy", PROXIES[0], PROXY_PORT)?,
+                server("proxy", "2", "avr-proxy", PROXIES[1], PROXY_PORT)?,
+            ],
+            name: name.to_owned(),
+            public,
+            root: root.to_owned(),
+            logs: logs.to_owned(),
+            router,
+            scanner: (scanner, clamd),
+        })
+    }
+
+    /// Starts auther, manager and proxies, and waits until all listen.
+    pub(crate) fn start_servers(&mut self, fleet: &Fleet) -> Result<()> {
+        wait_clamd(&mut self.scanner.1, &self.scanner.0)?;
+        let registry = self.root.join(format!("{}-registry.sqlite", self.name));
+        fleet.register_box(&self.auther.netns, &registry)?;
+        let auther = format!(
+            "ticket_key = \"{}\"\nregistry = \"{}\"\n",
+            fleet.file("ticket.key"),
+            registry.display()
+        );
+        start_server(&mut self.auther, fleet, &auther, &self.root, &self.logs)?;
+        for proxy in &mut self.proxies {
+            start_server(proxy, fleet, &proxy_settings(fleet), &self.root, &self.logs)?;
+        }
+        let manager = manager_settings(fleet, self.public);
+        start_server(&mut self.manager, fleet, &manager, &self.root, &self.logs)?;
+        for server in [&mut self.auther, &mut self.manager].into_iter().chain(&mut self.proxies) {
+            wait_server(server)?;
+        }
+        Ok(())
+    }
+
+    /// Its name, also in the ways of mails.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where boxes and mail servers see it.
+    #[must_use]
+    pub fn public(&self) -> Ipv4Addr {
+        self.public
+    }
+
+    /// Kills the manager (SIGKILL).
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill_manager(&mut self) -> Result<()> {
+        kill_server(&mut self.manager)
+    }
+
+    /// Kills proxy `index` (SIGKILL).
+    ///
+    /// # Errors
+    /// When there is none, or it does not run.
+    pub fn kill_proxy(&mut self, index: usize) -> Result<()> {
+        kill_server(self.proxies.get_mut(index).context("no such proxy")?)
+    }
+
+    /// Starts again whatever was killed.
+    pub(crate) fn restart_killed(&mut self, fleet: &Fleet) -> Result<()> {
+        if self.manager.daemon.is_none() {
+            let settings = manager_settings(fleet, self.public);
+            start_server(&mut self.manager, fleet, &settings, &self.root, &self.logs)?;
+            wait_server(&mut self.manager)?;
+        }
+        for proxy in self.proxies.iter_mut().filter(|proxy| proxy.daemon.is_none()) {
+            start_server(proxy, fleet, &proxy_settings(fleet), &self.root, &self.logs)?;
+            wait_server(proxy)?;
+        }
+        Ok(())
+    }
+
+    /// What the site's scanner says of these bytes.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn scan(&mut self, bytes: &[u8]) -> Result<String> {
+        wait_clamd(&mut self.scanner.1, &self.scanner.0)?;
+        ask_clamd(&self.scanner.0, bytes)
+    }
+
+    /// Drops every packet at the site's router: the line is dead, nobody is told.
+    ///
+    /// # Errors
+    /// When nftables refuses.
+    pub fn cut(&self) -> Result<()> {
+        self.router.nft(
+            "table inet cut { chain everything { type filter hook prerouting priority -400; policy drop; }\n}",
+        )
+    }
+
+    /// Lets packets pass again; no error when they did.
+    ///
+    /// # Errors
+    /// When nftables refuses.
+    pub fn mend(&self) -> Result<()> {
+        self.router.nft("table inet cut\ndelete table inet cut")
+    }
+
+    /// How many connections each proxy has opened to mail servers: the router's count.
+    pub(crate) fn connections(&self) -> Result<Vec<u64>> {
+        (1..=PROXIES.len()).map(|n| read_counter(&self.router, &format!("proxy{n}"))).collect()
+    }
+}
+
+/// Reads the packets of a named counter in table `ip count`.
+pub(crate) fn read_counter(netns: &Netns, name: &str) -> Result<u64> {
+    let json =
+        run_command(netns.command("nft").args(["-j", "list", "counter", "ip", "count", name]))?;
+    let value: serde_json::Value = serde_json::from_str(&json).context("nft's JSON")?;
+    let objects = value["nftables"].as_array().context("nft's JSON has no list")?;
+    let counter = objects.iter().find_map(|object| object.get("counter"));
+    counter.and_then(|counter| counter["packets"].as_u64()).context("nft's JSON has no counter")
+}
+
+fn router_rules(public: Ipv4Addr) -> String {
+    let mut forwards = format!(
+        "ip daddr {public} tcp dport {AUTHER_PORT} dnat to {AUTHER}:{AUTHER_PORT}\n\
+         ip daddr {public} tcp dport {MANAGER_PORT} dnat to {MANAGER}:{MANAGER_PORT}\n"
+    );
+    let mut counters = String::new();
+    let mut counting = String::new();
+    for (index, (proxy, port)) in PROXIES.iter().zip(PROXY_PUBLIC_PORTS).enumerate() {
+        let number = index + 1;
+        forwards += &format!("ip daddr {public} tcp dport {port} dnat to {proxy}:{PROXY_PORT}\n");
+        counters += &format!("counter proxy{number} {{ }}\n");
+        counting += &format!(
+            "ct state new ip saddr {proxy} tcp dport {{ {MAIL_PORTS} }} counter name proxy{number}\n"
+        );
+    }
+    format!(
+        "table ip nat {{
+chain forwards {{ type nat hook prerouting priority dstnat; {forwards} }}
+chain line {{ type nat hook postrouting priority srcnat; oifname \"line\" masquerade; }}
+}}
+table ip count {{
+{counters}
+chain forward {{ type filter hook forward priority 0; {counting} }}
+}}"
+    )
+}
+
+/// A machine on the site's inner network.
+fn machine(site: &str, router: &Netns, role: &str, address: Ipv4Addr) -> Result<Netns> {
+    let netns = Netns::create(&format!("{site}-{role}"))?;
+    cable((&netns, "eth0"), (router, role))?;
+    router.ip(&[&format!("link set {role} master lan")])?;
+    netns.ip(&[
+        &format!("addr add {address}/24 dev eth0"),
+        &format!("route add default via {SITE_ROUTER}"),
+    ])?;
+    Ok(netns)
+}
+
+fn manager_settings(fleet: &Fleet, public: Ipv4Addr) -> String {
+    let table = PROXIES.map(|proxy| proxy.to_string()).join(", ");
+    let mut settings = format!(
+        "ticket_key = \"{}\"\nproxy_address = \"{table}\"\npoll_interval_ms = 500\n\
+         poll_timeout_ms = 500\nload_average_max = 64.0\n[public]\n",
+        fleet.file("ticket.pub")
+    );
+    for (proxy, port) in PROXIES.iter().zip(PROXY_PUBLIC_PORTS) {
+        settings += &format!("\"{proxy}\" = \"{public}:{port}\"\n");
+    }
+    settings
+}
+
+fn proxy_settings(fleet: &Fleet) -> String {
+    format!(
+        "ticket_key = \"{}\"\nmail_ports = [{MAIL_PORTS}]\ntest_networks = [\"203.0.113.0/24\"]\n\
+         [scan]\nclamd = [\"{SCANNER}:{SCANNER_PORT}\"]\n",
+        fleet.file("ticket.pub")
+    )
+}
+
+fn start_server(
+    server: &mut Server,
+    fleet: &Fleet,
+    settings: &str,
+    root: &Path,
+    logs: &Path,
+) -> Result<()> {
+    let (certificate, key) = fleet.certificate(&server.name, server.role)?;
+    let text = format!(
+        "listen = \"{}:{}\"\nfleet_ca = \"{}\"\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n\
+         {settings}",
+        server.address,
+        server.port,
+        fleet.file("fleet-ca.pem"),
+    );
+    let path = root.join(format!("{}.toml", server.name));
+    fs::write(&path, text)?;
+    let mut command = server.netns.command(fleet.program(server.program)?);
+    if server.role == "auther" {
+        command.arg("serve");
+    }
+    command.arg("--config").arg(&path);
+    server.daemon = Some(Daemon::start(&server.name, command, logs)?);
+    Ok(())
+}
+
+fn wait_server(server: &mut Server) -> Result<()> {
+    let daemon = server.daemon.as_mut().with_context(|| format!("{} not started", server.name))?;
+    daemon.wait_listening(&server.netns, (server.address, server.port).into())
+}
+
+fn kill_server(server: &mut Server) -> Result<()> {
+    let mut daemon =
+        server.daemon.take().with_context(|| format!("{} does not run", server.name))?;
+    daemon.kill()
+}

@@ -1,0 +1,61 @@
+//! The lab by itself, its box a plain bridge: what the other scenarios stand on. If these fail, the
+//! lab is broken and not the product.
+#![allow(clippy::tests_outside_test_module, reason = "an integration test is all tests")]
+
+use anyhow::{Result, ensure};
+use e2e::{Lab, evidence::Way, in_lab, message, scenarios};
+
+#[test]
+fn mail_crosses_a_plain_bridge_as_it_is() {
+    in_lab(|lab| {
+        for done in [scenarios::clean_out(lab)?, scenarios::clean_in(lab)?] {
+            ensure!(done.way == Way::Direct, "went {}", done.way);
+        }
+        scenarios::download(lab)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_plain_bridge_lets_eicar_through_and_the_steps_notice() {
+    in_lab(|lab| {
+        fails_with("was answered by", scenarios::eicar_out(lab))?;
+        fails_with("EICAR came through", scenarios::eicar_in(lab))
+    });
+}
+
+fn fails_with(words: &str, step: Result<scenarios::Done>) -> Result<()> {
+    match step {
+        Ok(done) => anyhow::bail!("it passed: {done:?}"),
+        Err(error) => ensure!(error.to_string().contains(words), "another error: {error:?}"),
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cut_line_is_silent_and_can_be_mended() {
+    in_lab(|lab: &mut Lab| {
+        let site = &lab.sites()[0];
+        site.cut()?;
+        ensure!(!lab.reaches(&lab.sites()[0])?, "packets pass a cut line");
+        lab.sites()[0].mend()?;
+        ensure!(lab.reaches(&lab.sites()[0])?, "no packets pass a mended line");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_sites_scanner_knows_its_two_viruses() {
+    in_lab(|lab| {
+        let samples = [
+            (message::EICAR_PARTS.concat(), "Eicar-Signature"),
+            (message::LAB_MARKER.to_owned(), "Lab-Marker"),
+            ("good morning".to_owned(), "OK"),
+        ];
+        for (sample, answer) in samples {
+            let said = lab.site("tokyo")?.scan(sample.as_bytes())?;
+            ensure!(said.contains(answer), "{said} for {answer}");
+        }
+        Ok(())
+    });
+}
