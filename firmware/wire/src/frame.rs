@@ -42,14 +42,32 @@ pub fn encode(message: &Message, out: &mut BytesMut) -> Result<(), EncodeError> 
         return Err(EncodeError::Body { message: message.name(), source });
     }
     let body_bytes = out.len() - start - HEADER_BYTES;
-    // `check` keeps every body within its kind's limit, which is far below 4 GiB.
-    let body_length = u32::try_from(body_bytes).unwrap_or(u32::MAX);
     let mut header = &mut out[start..start + HEADER_BYTES];
-    header.put_u8(VERSION);
-    header.put_u8(kind_of(message) as u8);
-    header.put_u16(0);
-    header.put_u32(body_length);
+    put_header(kind_of(message), body_bytes, &mut header);
     Ok(())
+}
+
+/// Appends the front of `bytes` as one `Data` frame, without a detour through a [`Message`], and
+/// says how many it took: at most [`DATA_BYTES_MAX`]. Of none it makes no frame.
+pub fn encode_data(bytes: &[u8], out: &mut BytesMut) -> usize {
+    let taken = bytes.len().min(DATA_BYTES_MAX);
+    if taken > 0 {
+        out.reserve(HEADER_BYTES + taken);
+        put_header(Kind::Data, taken, out);
+        out.put_slice(bytes.get(..taken).unwrap_or_default());
+    }
+    taken
+}
+
+/// Appends the front of `bytes` to the `Data` frame that is the last in `out` and begins at
+/// `start`, and says how many it took: 0 when the frame is full.
+pub fn extend_data(start: usize, bytes: &[u8], out: &mut BytesMut) -> usize {
+    let body_bytes = out.len().saturating_sub(start + HEADER_BYTES);
+    let taken = bytes.len().min(DATA_BYTES_MAX.saturating_sub(body_bytes));
+    let Some(mut header) = out.get_mut(start..start + HEADER_BYTES) else { return 0 };
+    put_header(Kind::Data, body_bytes + taken, &mut header);
+    out.put_slice(bytes.get(..taken).unwrap_or_default());
+    taken
 }
 
 /// Takes frames out of a growing buffer. Any chunking of the input gives the same messages.
@@ -186,6 +204,15 @@ pub enum LimitError {
         /// `message.field`.
         field: &'static str,
     },
+}
+
+fn put_header(kind: Kind, body_bytes: usize, out: &mut impl BufMut) {
+    // `check` keeps every body within its kind's limit, which is far below 4 GiB.
+    let body_length = u32::try_from(body_bytes).unwrap_or(u32::MAX);
+    out.put_u8(VERSION);
+    out.put_u8(kind as u8);
+    out.put_u16(0);
+    out.put_u32(body_length);
 }
 
 struct Header {

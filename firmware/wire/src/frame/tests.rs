@@ -184,6 +184,34 @@ proptest! {
     }
 
     #[test]
+    fn pieces_joined_into_data_frames_are_the_same_bytes(
+        pieces in vec(vec(any::<u8>(), 0..9000), 0..12),
+    ) {
+        let mut out = BytesMut::new();
+        let mut last = None;
+        for piece in &pieces {
+            let mut rest = piece.as_slice();
+            if let Some(start) = last {
+                rest = &rest[extend_data(start, rest, &mut out)..];
+            }
+            while !rest.is_empty() {
+                last = Some(out.len());
+                rest = &rest[encode_data(rest, &mut out)..];
+            }
+        }
+        let all = pieces.concat();
+        let frames = all.len().div_ceil(DATA_BYTES_MAX);
+        let messages = decode_all(&mut Decoder::new(), &mut out).unwrap();
+        prop_assert_eq!(messages.len(), frames);
+        let mut joined = Vec::new();
+        for message in messages {
+            let Message::Data(bytes) = message else { panic!("{message:?}") };
+            joined.extend_from_slice(&bytes);
+        }
+        prop_assert_eq!(joined, all);
+    }
+
+    #[test]
     fn arbitrary_bytes_never_panic(
         mut bytes in vec(any::<u8>(), 0..400),
         kind in 0u8..24,

@@ -87,18 +87,38 @@ pub fn peer(
     certificates: &[CertificateDer<'_>],
     fleet: &FleetRoots,
 ) -> Result<Peer, IdentityError> {
-    let certificate = certificates.first().ok_or(IdentityError::NoCertificate)?;
-    let what = "the peer's certificate";
-    let parsed = webpki::EndEntityCert::try_from(certificate)
-        .map_err(|source| IdentityError::Unreadable { what, source })?;
+    let parsed = parse_first(certificates)?;
     if !fleet.claims(&parsed) {
         let key = parsed.subject_public_key_info();
         return Ok(Peer::Device(KeyFingerprint::of_spki(&key)));
     }
-    let names: Vec<&str> = parsed.valid_dns_names().collect();
+    Ok(server_named_in(&parsed))
+}
+
+/// Which server showed `certificates` to a client of this module: one of the fleet, or there would
+/// be no connection.
+///
+/// # Errors
+///
+/// As for [`peer`].
+pub fn server_peer(certificates: &[CertificateDer<'_>]) -> Result<Peer, IdentityError> {
+    parse_first(certificates).map(|parsed| server_named_in(&parsed))
+}
+
+fn parse_first<'a>(
+    certificates: &'a [CertificateDer<'_>],
+) -> Result<webpki::EndEntityCert<'a>, IdentityError> {
+    let certificate = certificates.first().ok_or(IdentityError::NoCertificate)?;
+    let what = "the peer's certificate";
+    webpki::EndEntityCert::try_from(certificate)
+        .map_err(|source| IdentityError::Unreadable { what, source })
+}
+
+fn server_named_in(certificate: &webpki::EndEntityCert<'_>) -> Peer {
+    let names: Vec<&str> = certificate.valid_dns_names().collect();
     let roles = Role::ALL.into_iter().filter(|role| names.contains(&role.dns_name())).collect();
     let name = names.iter().find_map(|name| name.strip_suffix(NODE_SUFFIX)).unwrap_or("unnamed");
-    Ok(Peer::Server { roles, name: name.to_owned() })
+    Peer::Server { roles, name: name.to_owned() }
 }
 
 /// For a server: TLS 1.3, and a client certificate, either of the fleet CA or self-signed by a box.
