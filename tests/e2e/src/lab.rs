@@ -182,12 +182,32 @@ impl Lab {
         Ok(())
     }
 
+    /// What `avr status --json` says.
+    ///
+    /// # Errors
+    /// When the box does not run.
+    pub fn status(&self) -> Result<Value> {
+        self.gateway.status(self.fleet.as_ref().context("no fleet yet")?)
+    }
+
     /// Waits until the box's status is as wanted.
     ///
     /// # Errors
     /// When it does not become so; the last status is in the error.
     pub fn wait_status(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         self.gateway.wait_status(self.fleet.as_ref().context("no fleet yet")?, what, wanted)
+    }
+
+    /// Puts all in order after a step that failed: sites, lines, the box.
+    ///
+    /// # Errors
+    /// When something does not come up.
+    pub fn restore(&mut self) -> Result<()> {
+        self.restore_sites()?;
+        if self.gateway.id().is_none() {
+            self.start_box(Options::default())?;
+        }
+        self.wait_relaying()
     }
 
     /// Waits until sessions go through a site, by opening some.

@@ -6,9 +6,12 @@
 //! does: must not depend on any other crate of the workspace. Entry: [`Lab`].
 #![forbid(unsafe_code)]
 
+mod capture;
 pub mod clock;
 mod daemon;
 pub mod evidence;
+pub mod failures;
+pub mod figures;
 mod fleet;
 mod gateway;
 mod lab;

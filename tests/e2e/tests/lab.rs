@@ -3,7 +3,7 @@
 #![allow(clippy::tests_outside_test_module, reason = "an integration test is all tests")]
 
 use anyhow::{Result, ensure};
-use e2e::{Lab, evidence::Way, in_lab, message, scenarios};
+use e2e::{Lab, evidence::Way, figures, in_lab, message, plan, scenarios};
 
 #[test]
 fn mail_crosses_a_plain_bridge_as_it_is() {
@@ -55,6 +55,25 @@ fn the_sites_scanner_knows_its_two_viruses() {
         for (sample, answer) in samples {
             let said = lab.site("tokyo")?.scan(sample.as_bytes())?;
             ensure!(said.contains(answer), "{said} for {answer}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_direct_session_is_one_round_trip_on_the_wire() {
+    in_lab(|lab| {
+        let trips = figures::trips_to(lab, plan::MAIL)?;
+        ensure!(trips == 1, "{trips} round trips from SYN to banner");
+        Ok(())
+    });
+}
+
+#[test]
+fn bulk_data_gets_through_a_mail_port() {
+    in_lab(|lab| {
+        for download in [false, true] {
+            ensure!(figures::transfer(lab, plan::MAIL, download)? > 0.0, "nothing got through");
         }
         Ok(())
     });

@@ -1,1 +1,122 @@
-fn main() {}
+//! The demo: every scenario in one lab, as a table, and then the figures. Exit status 0 only if
+//! every line is as expected; a figure that misses its target is marked, not an error.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a table for a person to read")]
+
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use e2e::{
+    Lab, clock,
+    evidence::Way,
+    failures,
+    figures::{Figure, measure_all},
+    scenarios::{self, Done},
+};
+
+/// A line of the table: what is done, by what, and whether it must have gone through a site.
+type Line = (&'static str, fn(&mut Lab) -> Result<Done>, Expected);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Expected {
+    Relayed,
+    Direct,
+    Bridged,
+}
+
+const LINES: [Line; 19] = [
+    ("a web page, all well", |lab| scenarios::download(lab), Expected::Bridged),
+    ("a clean mail out (swaks)", |lab| scenarios::clean_out(lab), Expected::Relayed),
+    ("a clean mail fetched (curl)", |lab| scenarios::clean_in(lab), Expected::Relayed),
+    ("EICAR out", |lab| scenarios::eicar_out(lab), Expected::Relayed),
+    ("EICAR fetched", |lab| scenarios::eicar_in(lab), Expected::Relayed),
+    ("a virus only the site knows, out", |lab| scenarios::marked_out(lab), Expected::Relayed),
+    ("the manager in use killed", failures::manager_killed, Expected::Relayed),
+    ("a web page, manager dead", |lab| scenarios::download(lab), Expected::Bridged),
+    ("everything back", failures::everything_back, Expected::Relayed),
+    ("the proxy in use killed", failures::proxy_killed, Expected::Relayed),
+    ("everything back", failures::everything_back, Expected::Relayed),
+    ("the site in use stopped", failures::site_stopped, Expected::Relayed),
+    ("every site stopped", failures::everything_stopped, Expected::Direct),
+    ("EICAR out, every site stopped", |lab| scenarios::eicar_out(lab), Expected::Direct),
+    ("a web page, every site stopped", |lab| scenarios::download(lab), Expected::Bridged),
+    ("everything back", failures::everything_back, Expected::Relayed),
+    ("a clean mail fetched again", |lab| scenarios::clean_in(lab), Expected::Relayed),
+    ("the box's own program killed", failures::box_killed, Expected::Direct),
+    ("a web page, all back", |lab| scenarios::download(lab), Expected::Bridged),
+];
+
+fn main() -> ExitCode {
+    match e2e::enter() {
+        Ok(Some(status)) => {
+            status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1).into()
+        }
+        Ok(None) => match Lab::run(demo) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("\n{error:?}");
+                ExitCode::FAILURE
+            }
+        },
+        Err(error) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo(lab: &mut Lab) -> Result<()> {
+    let start = clock::now();
+    println!("The office, the internet and two sites are up; starting the product ...");
+    lab.start_product()?;
+    println!("The box carries sessions through a site, {:.1} s\n", start.elapsed().as_secs_f64());
+    println!("{:<34} {:>9}  {:<14} {:<6} seen", "step", "time", "way", "");
+    let mut wrong = 0;
+    for (name, step, expected) in LINES {
+        let done = step(lab).and_then(|done| {
+            ensure!(expected.fits(&done.way), "the way was {}", done.way);
+            Ok(done)
+        });
+        match done {
+            Ok(done) => {
+                let ms = done.took.as_secs_f64() * 1e3;
+                println!("{name:<34} {ms:>6.0} ms  {:<14} {:<6} {}", done.way, "ok", done.seen);
+            }
+            Err(error) => {
+                wrong += 1;
+                println!("{name:<34} {:>9}  {:<14} {:<6} {error:#}", "", "", "WRONG");
+                lab.restore()?;
+            }
+        }
+    }
+    println!("\nFigures");
+    let mut missed = 0;
+    measure_all(lab, |figure| {
+        print_figure(figure);
+        missed += usize::from(!figure.reached);
+    })?;
+    let seconds = start.elapsed().as_secs();
+    println!(
+        "\n{} of {} lines as expected, {missed} figures missed, {seconds} s in all.",
+        LINES.len() - wrong,
+        LINES.len()
+    );
+    ensure!(wrong == 0, "{wrong} lines are not as expected");
+    Ok(())
+}
+
+impl Expected {
+    fn fits(self, way: &Way) -> bool {
+        match self {
+            Self::Relayed => way.site().is_some(),
+            Self::Direct => *way == Way::Direct,
+            Self::Bridged => *way == Way::Bridge,
+        }
+    }
+}
+
+fn print_figure(figure: &Figure) {
+    let mark = if figure.reached { "ok" } else { "MISSED" };
+    println!("{:<46} {:<6} {}", figure.name, mark, figure.measured);
+    println!("{:<46} {:<6} beside: {}; target: {}", "", "", figure.beside, figure.target);
+}
