@@ -9,14 +9,18 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::Outcome;
+use crate::{Carried, Outcome};
 
 /// Largest read of a coupled session, in bytes. The space is on the stack while polling: an idle
 /// session holds none.
 const COUPLED_READ_BYTES_MAX: usize = 64 * 1024;
 
 /// Couples two legs until both directions have ended or one is reset, and adds to the byte counts.
-pub(crate) async fn couple<C, S>(mut client: C, mut server: S, outcome: &mut Outcome)
+pub(crate) async fn couple<C, S>(
+    mut client: C,
+    mut server: S,
+    mut outcome: Outcome,
+) -> Carried<C, S>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
@@ -28,11 +32,15 @@ where
         let down = down.poll(&mut server, &mut client, cx)?;
         if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     });
-    // On an error both legs are dropped without a shutdown, and so reset.
     let result: io::Result<()> = result.await;
-    outcome.reset |= result.is_err();
     outcome.bytes_up += up.bytes;
     outcome.bytes_down += down.bytes;
+    if result.is_ok() {
+        return Carried { outcome, client: Some(client), server: Some(server) };
+    }
+    // Both legs are dropped without a shutdown, and so reset.
+    outcome.reset = true;
+    Carried { outcome, client: None, server: None }
 }
 
 /// One direction of a coupled session.
@@ -126,8 +134,7 @@ mod tests {
     async fn passes_both_ways_and_each_end_alone() {
         let (mut client, near) = tokio::io::duplex(100);
         let (far, mut server) = tokio::io::duplex(7);
-        let mut outcome = Outcome::default();
-        let coupled = couple(near, far, &mut outcome);
+        let coupled = couple(near, far, Outcome::default());
         let peers = async {
             client.write_all(b"question of more than seven bytes").await.unwrap();
             client.shutdown().await.unwrap();
@@ -140,7 +147,7 @@ mod tests {
             client.read_to_end(&mut got).await.unwrap();
             assert_eq!(got, b"answer");
         };
-        tokio::join!(coupled, peers);
+        let (Carried { outcome, .. }, ()) = tokio::join!(coupled, peers);
         assert_eq!((outcome.bytes_up, outcome.bytes_down, outcome.reset), (33, 6, false));
     }
 }

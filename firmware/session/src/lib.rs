@@ -12,6 +12,8 @@ mod leg;
 mod policy;
 mod pump;
 pub mod settings;
+#[cfg(test)]
+mod tests;
 
 pub use leg::TcpLeg;
 pub use policy::{Action, Policy};
@@ -59,6 +61,18 @@ pub struct Outcome {
     pub reset: bool,
 }
 
+/// A session that is over, with the legs that were not reset: their owner may have a word to say at
+/// the end (`Bye`). Dropping them closes them.
+#[derive(Debug)]
+pub struct Carried<C, S> {
+    /// How it went.
+    pub outcome: Outcome,
+    /// The client's leg, unless it was reset or lost.
+    pub client: Option<C>,
+    /// The server's leg, unless it was reset or lost.
+    pub server: Option<S>,
+}
+
 /// Why a session was not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opaque {
@@ -87,15 +101,14 @@ pub async fn carry<C, S>(
     client: C,
     server: S,
     carrier: &Carrier,
-) -> Outcome
+) -> Carried<C, S>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let Some(scanner) = &carrier.scanner else {
-        let mut outcome = Outcome { opaque: Some(Opaque::Setting), ..Outcome::default() };
-        couple::couple(client, server, &mut outcome).await;
-        return outcome;
+        let outcome = Outcome { opaque: Some(Opaque::Setting), ..Outcome::default() };
+        return couple::couple(client, server, outcome).await;
     };
     let session = mail::Session::new(protocol, &carrier.mail, pump::now());
     let observer = Observer { id: &id, scanner, policy: &carrier.policy, message: None };

@@ -13,7 +13,7 @@ use scan::Report;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::{LINGER_MAX, Observer, Outcome, READ_BYTES_MAX, WRITE_QUEUE_BYTES_MAX, couple};
+use crate::{Carried, LINGER_MAX, Observer, Outcome, READ_BYTES_MAX, WRITE_QUEUE_BYTES_MAX, couple};
 
 /// The runtime's clock, which tests can stop.
 pub(crate) fn now() -> Instant {
@@ -87,11 +87,15 @@ where
         }
     }
 
-    pub(crate) async fn run(mut self) -> Outcome {
+    pub(crate) async fn run(mut self) -> Carried<C, S> {
         loop {
             self.perform();
             if self.is_over() {
-                return self.outcome;
+                return Carried {
+                    outcome: self.outcome,
+                    client: self.client.stream,
+                    server: self.server.stream,
+                };
             }
             if self.can_couple() {
                 return self.couple().await;
@@ -231,12 +235,11 @@ where
         self.session.is_opaque() && self.client.is_idle() && self.server.is_idle()
     }
 
-    async fn couple(self) -> Outcome {
-        let mut outcome = self.outcome;
-        if let (Some(client), Some(server)) = (self.client.stream, self.server.stream) {
-            couple::couple(client, server, &mut outcome).await;
+    async fn couple(self) -> Carried<C, S> {
+        match (self.client.stream, self.server.stream) {
+            (Some(client), Some(server)) => couple::couple(client, server, self.outcome).await,
+            (client, server) => Carried { outcome: self.outcome, client, server },
         }
-        outcome
     }
 }
 
