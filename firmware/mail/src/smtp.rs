@@ -1,20 +1,794 @@
-//! placeholder
+//! One SMTP session as it crosses the gateway (RFC 5321, 2920, 3207, 4954).
+//!
+//! [`SmtpSession`] reads both directions in step: every command line that goes to the server is
+//! noted in a queue, every reply is matched with the oldest entry, and replies of the gateway's own
+//! stand in the same queue, so that they come in the order in which the client asked. A message
+//! streams to the server as it arrives; its end marker is held until the verdict.
+//!
+//! What is not passed on as it came: the EHLO reply loses CHUNKING, BINARYMIME and BURL; BDAT,
+//! BODY=BINARYMIME, BURL, XCLIENT, XFORWARD and PROXY are answered here; command lines with a bare
+//! LF, a bare CR or a NUL end the session, lines without a verb get a 500; a message with a lone dot
+//! between odd line ends is refused ([`crate::dot`]). Any other byte crosses unchanged.
+//!
+//! Wherever the two peers might read something in two ways, the session ends: a reply that belongs
+//! to no command, 3yz replies to commands that have none, bytes behind STARTTLS on either side.
+//!
+//! Limits: [`COMMAND_LINE_BYTES_MAX`], [`PIPELINED_COMMANDS_MAX`], [`UNPROCESSED_BYTES_MAX`],
+//! [`RECIPIENTS_KEPT_MAX`], [`REFUSED_COMMANDS_MAX`], those of [`reply`] and the [`Timeouts`].
+
+mod command;
+mod inbox;
+pub mod reply;
+mod text;
+mod timing;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::mem;
 use std::time::Instant;
+
 use bytes::Bytes;
-use crate::{Decision, End, Output, Side};
+use heapless::Deque;
+
+use crate::dot::{DotFramer, Piece};
+use crate::{Decision, End, Envelope, Event, OpaqueReason, Output, Protocol, Side, Violation};
+use command::Command;
+use inbox::{Inbox, Line};
+use reply::{Reply, ReplyReader};
+pub use timing::*;
+
+/// Longest command line or SASL response with its line end (RFC 4954 section 4: 12,288 octets of
+/// base64). A longer one is answered with 500, and the session ends.
+pub const COMMAND_LINE_BYTES_MAX: usize = 12_288 + 2;
+/// Most commands without a reply. RFC 2920 sets no limit, so more of them just wait: the client is
+/// not read from until replies have come.
+pub const PIPELINED_COMMANDS_MAX: usize = 128;
+/// The client is not read from while more than this of it waits.
+pub const UNPROCESSED_BYTES_MAX: usize = 16 * 1024;
+/// Most accepted recipients in an [`Envelope`]; further ones are served, but not listed.
+pub const RECIPIENTS_KEPT_MAX: usize = 32;
+/// Most commands that are answered here and never reach the server, whose own limit on errors
+/// cannot see them. The next one gets a 421, and the session ends.
+pub const REFUSED_COMMANDS_MAX: u32 = 50;
+
+/// SMTP policy.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Settings {}
-#[derive(Debug)]
-pub struct SmtpSession {}
-impl SmtpSession {
-    pub fn new(_settings: &crate::Settings, _now: Instant) -> Self { Self {} }
-    pub fn receive(&mut self, _from: Side, _bytes: Bytes, _now: Instant) {}
-    pub fn receive_end(&mut self, _from: Side, _end: End, _now: Instant) {}
-    pub fn verdict(&mut self, _d: Decision, _now: Instant) {}
-    pub fn poll_output(&mut self) -> Option<Output> { None }
-    pub fn poll_timeout(&self) -> Option<Instant> { None }
-    pub fn handle_timeout(&mut self, _now: Instant) {}
-    pub fn wants(&self, _from: Side) -> bool { true }
-    pub fn is_opaque(&self) -> bool { false }
+pub struct Settings {
+    /// How long to wait for whom.
+    pub timeouts: Timeouts,
 }
-pub const RECIPIENTS_KEPT_MAX: usize = 32; pub const PIPELINED_COMMANDS_MAX: usize = 256;
+
+/// One SMTP session. Driven as [`crate::Session`] says.
+///
+/// Its `Debug` shows states and sizes, never what the peers said.
+pub struct SmtpSession {
+    timeouts: Timeouts,
+    phase: Phase,
+    client: Inbox,
+    server: Inbox,
+    reply: ReplyReader,
+    /// What has to be answered, oldest first.
+    pending: Deque<Pending, PIPELINED_COMMANDS_MAX>,
+    transaction: Envelope,
+    /// The client has ended its direction; what it sent before still counts.
+    client_ended: bool,
+    /// The directions towards the sides.
+    to_client: Outlet,
+    to_server: Outlet,
+    outputs: VecDeque<Output>,
+    refused: u32,
+    lines: u64,
+    replies: u64,
+    client_watch: Watch,
+    server_watch: Watch,
+}
+
+/// What the next bytes of the client are.
+#[derive(Debug)]
+enum Phase {
+    /// Nothing yet: the server has not greeted.
+    Greeting,
+    Commands,
+    /// DATA or AUTH was the last one; the reply decides what comes behind it.
+    Undecided,
+    /// STARTTLS was the last one; anything before the reply is an attack.
+    StartTls,
+    /// A SASL response (RFC 4954 section 4).
+    Sasl,
+    /// A message on its way to the server.
+    Message(Transfer),
+    /// The message is complete but for this marker.
+    Held(Bytes),
+    /// The rest of a message that is refused and answered already; the server is gone.
+    Drain {
+        transfer: Transfer,
+        then: AfterDrain,
+    },
+    /// The server is gone, the client may say QUIT.
+    Orphan,
+    /// The last reply of the gateway's own waits in the queue.
+    Farewell,
+    /// The server is ready for TLS; it is the client's turn (RFC 3207 section 4).
+    TlsHello,
+    Opaque,
+    Closed,
+}
+
+/// A message under way.
+#[derive(Debug)]
+struct Transfer {
+    framer: DotFramer,
+    since: Instant,
+    bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AfterDrain {
+    Orphan,
+    Close,
+}
+
+/// The direction towards a side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outlet {
+    Open,
+    /// A FIN has been sent.
+    Ended,
+    /// The connection has been reset.
+    Gone,
+}
+
+/// What an answer is awaited for.
+#[derive(Debug)]
+enum Pending {
+    Greeting,
+    Ehlo,
+    /// HELO, RSET.
+    Restart,
+    Mail(Box<[u8]>),
+    Rcpt(Box<[u8]>),
+    Data,
+    Auth,
+    StartTls,
+    EndOfData,
+    Other,
+    /// Answered by us, in turn.
+    Own(&'static str),
+    /// Our last word.
+    Last(&'static str),
+}
+
+impl SmtpSession {
+    /// A session whose connection to the server has just been made.
+    #[must_use]
+    pub fn new(settings: &crate::Settings, now: Instant) -> Self {
+        let mut pending = Deque::new();
+        let has_room = pending.push_back(Pending::Greeting).is_ok();
+        assert!(has_room, "an empty queue has room for one");
+        let mut session = Self {
+            timeouts: settings.smtp.timeouts.clone(),
+            phase: Phase::Greeting,
+            client: Inbox::default(),
+            server: Inbox::default(),
+            reply: ReplyReader::default(),
+            pending,
+            transaction: Envelope {
+                protocol: Protocol::Smtp,
+                authenticated: false,
+                mail_from: Bytes::new(),
+                rcpt_to: Vec::new(),
+                message_number: None,
+            },
+            client_ended: false,
+            to_client: Outlet::Open,
+            to_server: Outlet::Open,
+            outputs: VecDeque::new(),
+            refused: 0,
+            lines: 0,
+            replies: 0,
+            client_watch: Watch::default(),
+            server_watch: Watch::default(),
+        };
+        session.watch(now);
+        session
+    }
+
+    /// See [`crate::Session::receive`].
+    pub fn receive(&mut self, from: Side, bytes: Bytes, now: Instant) {
+        match from {
+            Side::Client => self.client.push(bytes),
+            Side::Server => self.server.push(bytes),
+        }
+        self.run(now);
+    }
+
+    /// See [`crate::Session::receive_end`].
+    pub fn receive_end(&mut self, from: Side, end: End, now: Instant) {
+        if matches!(self.phase, Phase::Closed) {
+            return;
+        }
+        match (from, end) {
+            (Side::Client, End::Fin) => self.client_ended = true,
+            (Side::Server, _) if self.to_server == Outlet::Gone => {}
+            (Side::Server, End::Fin) => self.server_ended(),
+            (_, End::Reset) => {
+                self.abort_message();
+                self.shutdown(Side::Client, End::Reset);
+                self.close(End::Reset);
+            }
+        }
+        self.run(now);
+    }
+
+    /// See [`crate::Session::verdict`].
+    pub fn verdict(&mut self, decision: Decision, now: Instant) {
+        let Phase::Held(marker) = &self.phase else { return };
+        match decision {
+            Decision::Release => {
+                let marker = marker.clone();
+                self.phase = Phase::Commands;
+                self.send(Side::Server, marker);
+                self.expect(Pending::EndOfData);
+            }
+            Decision::Refuse(finding) => self.refuse_message(text::refused(&finding)),
+            Decision::Tempfail { reason } => self.refuse_message(text::tempfailed(&reason)),
+        }
+        self.run(now);
+    }
+
+    /// See [`crate::Session::poll_output`].
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// See [`crate::Session::poll_timeout`].
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.deadline()
+    }
+
+    /// See [`crate::Session::handle_timeout`].
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.expire(now);
+        self.run(now);
+    }
+
+    /// See [`crate::Session::wants`].
+    #[must_use]
+    pub fn wants(&self, from: Side) -> bool {
+        match (&self.phase, from) {
+            (Phase::Closed | Phase::Held(_), Side::Client) => false,
+            (_, Side::Client) => !self.client_ended && self.client.bytes() < UNPROCESSED_BYTES_MAX,
+            (Phase::Closed | Phase::Orphan | Phase::Drain { .. }, Side::Server) => false,
+            (_, Side::Server) => true,
+        }
+    }
+
+    /// See [`crate::Session::is_opaque`].
+    #[must_use]
+    pub fn is_opaque(&self) -> bool {
+        matches!(self.phase, Phase::Opaque)
+    }
+
+    /// All peer bytes that are kept inside, outputs apart. At most [`UNPROCESSED_BYTES_MAX`], what
+    /// was read on top of it, and the limits of one reply.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> usize {
+        self.client.bytes() + self.server.bytes() + self.reply.bytes()
+    }
+
+    /// Handles all that can be handled.
+    fn run(&mut self, now: Instant) {
+        while self.serve_server(now) || self.serve_client() {}
+        if self.client_ended {
+            self.end_client();
+        }
+        self.watch(now);
+    }
+}
+
+/// From the server.
+impl SmtpSession {
+    /// True if something changed.
+    fn serve_server(&mut self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Orphan | Phase::Drain { .. } | Phase::Closed => {
+                self.server.clear();
+                false
+            }
+            // TLS starts with the client: this was meant to be taken for something said inside.
+            Phase::TlsHello if !self.server.is_empty() => {
+                let what = Violation::InjectionBehindStartTls;
+                self.violation(Side::Server, what, text::SERVER_BROKEN);
+                true
+            }
+            Phase::Opaque => match self.server.take_chunk() {
+                Some(bytes) => {
+                    self.send(Side::Client, bytes);
+                    true
+                }
+                None => false,
+            },
+            _ => match self.reply.read(&mut self.server) {
+                Ok(Some(reply)) => {
+                    self.replies += 1;
+                    self.answer(reply, now);
+                    true
+                }
+                Ok(None) => false,
+                Err(what) => {
+                    self.violation(Side::Server, what, text::SERVER_BROKEN);
+                    true
+                }
+            },
+        }
+    }
+
+    /// A reply, whatever it answers.
+    fn answer(&mut self, reply: Reply, now: Instant) {
+        if matches!(self.phase, Phase::Message(_) | Phase::Held(_)) {
+            self.answer_early(reply);
+            return;
+        }
+        let Some(pending) = self.pending.pop_front() else {
+            // RFC 5321 section 3.8: only 421 may come unasked, and the connection ends with it.
+            if reply.code == 421 {
+                self.relay(reply);
+            } else {
+                let what = Violation::UnexpectedReply;
+                self.violation(Side::Server, what, text::SERVER_BROKEN);
+            }
+            return;
+        };
+        let is_expected = match (&pending, reply.class()) {
+            // A client might take any 3yz for the 354, and any 2yz for the 220.
+            (Pending::Data, 3) => reply.code == 354,
+            (Pending::Auth, 3) => reply.code == 334,
+            (Pending::StartTls, 2) => reply.code == 220,
+            (_, class) => class != 3,
+        };
+        if is_expected {
+            self.answer_pending(pending, reply, now);
+            self.flush_own();
+        } else {
+            self.violation(Side::Server, Violation::UnexpectedReply, text::SERVER_BROKEN);
+        }
+    }
+
+    fn answer_pending(&mut self, pending: Pending, reply: Reply, now: Instant) {
+        let code = reply.code;
+        let accepted = reply.class() == 2;
+        if accepted && matches!(pending, Pending::Ehlo) {
+            for line in reply.into_masked_lines() {
+                self.send(Side::Client, line);
+            }
+        } else {
+            self.relay(reply);
+        }
+        match pending {
+            Pending::Greeting => self.phase = Phase::Commands,
+            Pending::Ehlo | Pending::Restart if accepted => self.reset_transaction(),
+            Pending::Mail(path) if accepted => {
+                self.reset_transaction();
+                self.transaction.mail_from = path.into();
+            }
+            Pending::Rcpt(path) if accepted => {
+                if self.transaction.rcpt_to.len() < RECIPIENTS_KEPT_MAX {
+                    self.transaction.rcpt_to.push(path.into());
+                }
+            }
+            Pending::Data if code == 354 => {
+                self.outputs.push_back(Output::MessageBegin(self.transaction.clone()));
+                self.phase =
+                    Phase::Message(Transfer { framer: DotFramer::new(), since: now, bytes: 0 });
+            }
+            Pending::Auth if code == 334 => self.phase = Phase::Sasl,
+            Pending::Auth if accepted => {
+                self.transaction.authenticated = true;
+                self.event(Event::Authenticated);
+                self.phase = Phase::Commands;
+            }
+            Pending::StartTls if code == 220 => {
+                self.event(Event::Opaque(OpaqueReason::Tls));
+                self.phase = Phase::TlsHello;
+            }
+            // Refused: what follows are commands, and the server thinks so, too.
+            Pending::Data | Pending::Auth | Pending::StartTls => self.phase = Phase::Commands,
+            Pending::EndOfData => self.reset_transaction(),
+            Pending::Ehlo | Pending::Restart | Pending::Mail(_) | Pending::Rcpt(_) => {}
+            Pending::Other => {}
+            Pending::Own(_) | Pending::Last(_) => {
+                unreachable!("our own replies leave the queue as soon as they are the oldest")
+            }
+        }
+    }
+
+    /// The server answers before the end of the message. A refusal is true, so the client hears it;
+    /// a success is not, and must not be taken for the reply to a message that is not complete.
+    fn answer_early(&mut self, reply: Reply) {
+        if reply.class() >= 4 {
+            self.outputs.push_back(Output::MessageAbort);
+            self.refuse_message(reply.into_lines().concat().into());
+        } else {
+            let what = Violation::UnexpectedReply;
+            self.event(Event::Violation { side: Side::Server, what });
+            self.outputs.push_back(Output::MessageAbort);
+            self.refuse_message(text::EARLY_SUCCESS.into());
+        }
+    }
+
+    /// The server will say nothing more. An incomplete reply is not passed on: a client at the end
+    /// of the connection might take a beginning for the whole.
+    fn server_ended(&mut self) {
+        match mem::replace(&mut self.phase, Phase::Closed) {
+            Phase::Message(transfer) => {
+                self.outputs.push_back(Output::MessageAbort);
+                self.send(Side::Client, text::SERVER_LOST.into());
+                self.shutdown(Side::Server, End::Reset);
+                self.phase = Phase::Drain { transfer, then: AfterDrain::Close };
+            }
+            Phase::Held(_) => {
+                self.outputs.push_back(Output::MessageAbort);
+                self.send(Side::Client, text::SERVER_LOST.into());
+                self.close(End::Fin);
+            }
+            Phase::Opaque => {
+                self.shutdown(Side::Client, End::Fin);
+                if self.to_server == Outlet::Open {
+                    self.phase = Phase::Opaque;
+                }
+            }
+            _ => self.close(End::Fin),
+        }
+    }
+}
+
+/// From the client.
+impl SmtpSession {
+    /// True if something changed.
+    fn serve_client(&mut self) -> bool {
+        match &self.phase {
+            Phase::Greeting | Phase::Undecided | Phase::Held(_) => false,
+            Phase::Commands | Phase::Sasl if self.pending.is_full() => false,
+            Phase::Commands | Phase::Sasl | Phase::Orphan => {
+                match self.client.take_line(COMMAND_LINE_BYTES_MAX) {
+                    Line::Complete(line) => {
+                        self.lines += 1;
+                        self.line(line);
+                        true
+                    }
+                    Line::TooLong => {
+                        self.bad_line(Violation::LineTooLong, text::LINE_TOO_LONG);
+                        true
+                    }
+                    Line::Incomplete => false,
+                }
+            }
+            Phase::Message(_) => self.message(),
+            Phase::Drain { .. } => self.drain(),
+            Phase::StartTls => {
+                if self.client.is_empty() {
+                    return false;
+                }
+                let what = Violation::InjectionBehindStartTls;
+                self.violation(Side::Client, what, text::TLS_INJECTION);
+                true
+            }
+            Phase::TlsHello => {
+                let has_spoken = !self.client.is_empty();
+                if has_spoken {
+                    self.phase = Phase::Opaque;
+                }
+                has_spoken
+            }
+            Phase::Opaque => match self.client.take_chunk() {
+                Some(bytes) => {
+                    self.send(Side::Server, bytes);
+                    true
+                }
+                None => false,
+            },
+            Phase::Farewell | Phase::Closed => {
+                self.client.clear();
+                false
+            }
+        }
+    }
+
+    /// A whole line: a command or a SASL response.
+    fn line(&mut self, line: Bytes) {
+        let text = match line.strip_suffix(b"\r\n") {
+            Some(text) if !text.iter().any(|byte| matches!(byte, 0 | b'\r')) => text,
+            _ => {
+                self.bad_line(Violation::BareLineEnd, text::BARE_LINE_END);
+                return;
+            }
+        };
+        match self.phase {
+            Phase::Sasl => {
+                self.phase = Phase::Undecided;
+                self.forward(line, Pending::Auth);
+            }
+            Phase::Orphan => {
+                let is_quit = command::parse(text) == Command::Quit;
+                let reply = if is_quit { text::ORPHAN_QUIT } else { text::ORPHAN };
+                self.send(Side::Client, reply.into());
+                self.close(End::Fin);
+            }
+            _ => {
+                let command = command::parse(text);
+                self.command(line, command);
+            }
+        }
+    }
+
+    fn command(&mut self, line: Bytes, command: Command) {
+        match command {
+            Command::Ehlo => self.forward(line, Pending::Ehlo),
+            Command::Restart => self.forward(line, Pending::Restart),
+            Command::Mail(path) => self.forward(line, Pending::Mail(path)),
+            Command::Rcpt(path) => self.forward(line, Pending::Rcpt(path)),
+            Command::Quit | Command::Other => self.forward(line, Pending::Other),
+            Command::Data => {
+                self.phase = Phase::Undecided;
+                self.forward(line, Pending::Data);
+            }
+            Command::Auth => {
+                self.phase = Phase::Undecided;
+                self.forward(line, Pending::Auth);
+            }
+            Command::StartTls => {
+                self.phase = Phase::StartTls;
+                self.forward(line, Pending::StartTls);
+            }
+            Command::Nothing => self.refuse_command(text::NO_COMMAND),
+            Command::MailBinary => self.refuse_command(text::NO_BINARYMIME),
+            Command::Forbidden => {
+                self.forbidden();
+                self.refuse_command(text::FORBIDDEN);
+            }
+            // What follows is a chunk, of a length that could be read in two ways.
+            Command::Bdat => {
+                self.forbidden();
+                self.last_word(text::NO_BDAT);
+            }
+        }
+    }
+
+    fn forward(&mut self, line: Bytes, pending: Pending) {
+        self.send(Side::Server, line);
+        self.expect(pending);
+    }
+
+    fn forbidden(&mut self) {
+        let what = Violation::ForbiddenCommand;
+        self.event(Event::Violation { side: Side::Client, what });
+    }
+
+    /// Answers a command in the server's place.
+    fn refuse_command(&mut self, reply: &'static str) {
+        self.refused += 1;
+        if self.refused > REFUSED_COMMANDS_MAX {
+            self.last_word(text::TOO_MANY_REFUSED);
+        } else {
+            self.expect(Pending::Own(reply));
+            self.flush_own();
+        }
+    }
+
+    /// A line that could be read in two ways, or never ends.
+    fn bad_line(&mut self, what: Violation, reply: &'static str) {
+        self.event(Event::Violation { side: Side::Client, what });
+        if matches!(self.phase, Phase::Orphan) {
+            self.send(Side::Client, reply.into());
+            self.close(End::Fin);
+        } else {
+            self.last_word(reply);
+        }
+    }
+
+    /// Passes on what has come of the message. True if something changed.
+    fn message(&mut self) -> bool {
+        let Some(mut chunk) = self.client.take_chunk() else { return false };
+        let Phase::Message(transfer) = &mut self.phase else { return false };
+        while let Some(piece) = transfer.framer.advance(&mut chunk) {
+            match piece {
+                Piece::Data { wire, content } => {
+                    transfer.bytes = transfer.bytes.saturating_add(wire.len() as u64);
+                    self.outputs.push_back(Output::Send { to: Side::Server, bytes: wire });
+                    if !content.is_empty() {
+                        self.outputs.push_back(Output::MessageData(content));
+                    }
+                }
+                Piece::Trick => {
+                    self.client.push_front(chunk);
+                    let what = Violation::BareLineEnd;
+                    self.event(Event::Violation { side: Side::Client, what });
+                    self.outputs.push_back(Output::MessageAbort);
+                    self.refuse_message(text::SMUGGLING.into());
+                    return true;
+                }
+                Piece::End { marker, content } => {
+                    self.client.push_front(chunk);
+                    if !content.is_empty() {
+                        self.outputs.push_back(Output::MessageData(content));
+                    }
+                    self.outputs.push_back(Output::MessageEnd);
+                    self.phase = Phase::Held(marker);
+                    return true;
+                }
+            }
+        }
+        true
+    }
+
+    /// Throws away the rest of a message. True if something changed.
+    fn drain(&mut self) -> bool {
+        let Some(mut chunk) = self.client.take_chunk() else { return false };
+        let Phase::Drain { transfer, then } = &mut self.phase else { return false };
+        while let Some(piece) = transfer.framer.advance(&mut chunk) {
+            match piece {
+                Piece::Data { wire, .. } => {
+                    transfer.bytes = transfer.bytes.saturating_add(wire.len() as u64);
+                }
+                Piece::Trick => {}
+                Piece::End { .. } => {
+                    let then = *then;
+                    self.client.push_front(chunk);
+                    match then {
+                        AfterDrain::Orphan => self.phase = Phase::Orphan,
+                        AfterDrain::Close => self.close(End::Fin),
+                    }
+                    return true;
+                }
+            }
+        }
+        true
+    }
+
+    /// The client has ended its direction, and all of it that could be handled is.
+    fn end_client(&mut self) {
+        match self.phase {
+            // The replies still go to the client; a line without its end is no command.
+            Phase::Commands | Phase::Sasl if !self.pending.is_full() => {
+                self.client.clear();
+                self.shutdown(Side::Server, End::Fin);
+            }
+            Phase::TlsHello | Phase::Opaque => {
+                self.shutdown(Side::Server, End::Fin);
+                if self.to_client != Outlet::Open {
+                    self.phase = Phase::Closed;
+                }
+            }
+            Phase::Message(_) => {
+                self.outputs.push_back(Output::MessageAbort);
+                self.shutdown(Side::Server, End::Reset);
+                self.close(End::Fin);
+            }
+            Phase::Drain { .. } | Phase::Orphan => self.close(End::Fin),
+            _ => {}
+        }
+    }
+}
+
+/// Both ways.
+impl SmtpSession {
+    /// Notes that an answer is to come.
+    fn expect(&mut self, pending: Pending) {
+        let has_room = self.pending.push_back(pending).is_ok();
+        assert!(has_room, "no command is taken while the queue is full");
+    }
+
+    /// Sends those of our own replies whose turn has come.
+    fn flush_own(&mut self) {
+        while let Some(Pending::Own(text) | Pending::Last(text)) = self.pending.front() {
+            let text = *text;
+            self.send(Side::Client, text.into());
+            if matches!(self.pending.pop_front(), Some(Pending::Last(_))) {
+                self.close(End::Reset);
+            }
+        }
+    }
+
+    /// Ends the session with a reply, after those that are still to come.
+    fn last_word(&mut self, reply: &'static str) {
+        self.phase = Phase::Farewell;
+        self.expect(Pending::Last(reply));
+        self.flush_own();
+    }
+
+    /// Ends the session because a peer broke the protocol.
+    fn violation(&mut self, side: Side, what: Violation, reply: &'static str) {
+        self.event(Event::Violation { side, what });
+        self.give_up(reply);
+    }
+
+    /// Ends the session at once, with a reply.
+    fn give_up(&mut self, reply: &'static str) {
+        self.abort_message();
+        self.send(Side::Client, reply.into());
+        self.close(End::Reset);
+    }
+
+    /// Drops the server without the dot and answers the message. What the client still sends of it
+    /// is thrown away.
+    fn refuse_message(&mut self, reply: Bytes) {
+        self.shutdown(Side::Server, End::Reset);
+        self.send(Side::Client, reply);
+        self.reset_transaction();
+        self.phase = match mem::replace(&mut self.phase, Phase::Orphan) {
+            Phase::Message(transfer) => Phase::Drain { transfer, then: AfterDrain::Orphan },
+            _ => Phase::Orphan,
+        };
+    }
+
+    fn abort_message(&mut self) {
+        if matches!(self.phase, Phase::Message(_) | Phase::Held(_)) {
+            self.outputs.push_back(Output::MessageAbort);
+        }
+    }
+
+    /// Nothing more in either direction. `how` is for the server; the client gets a FIN, so that
+    /// what was said last arrives.
+    fn close(&mut self, how: End) {
+        self.shutdown(Side::Client, End::Fin);
+        self.shutdown(Side::Server, how);
+        self.phase = Phase::Closed;
+        self.pending.clear();
+        self.client.clear();
+        self.server.clear();
+    }
+
+    fn reset_transaction(&mut self) {
+        self.transaction.mail_from = Bytes::new();
+        self.transaction.rcpt_to = Vec::new();
+    }
+
+    fn relay(&mut self, reply: Reply) {
+        for line in reply.into_lines() {
+            self.send(Side::Client, line);
+        }
+    }
+
+    fn outlet(&mut self, to: Side) -> &mut Outlet {
+        match to {
+            Side::Client => &mut self.to_client,
+            Side::Server => &mut self.to_server,
+        }
+    }
+
+    fn send(&mut self, to: Side, bytes: Bytes) {
+        if *self.outlet(to) == Outlet::Open && !bytes.is_empty() {
+            self.outputs.push_back(Output::Send { to, bytes });
+        }
+    }
+
+    fn shutdown(&mut self, to: Side, how: End) {
+        let outlet = self.outlet(to);
+        let next = match (*outlet, how) {
+            (Outlet::Open, End::Fin) => Outlet::Ended,
+            (Outlet::Open | Outlet::Ended, End::Reset) => Outlet::Gone,
+            (Outlet::Ended | Outlet::Gone, _) => return,
+        };
+        *outlet = next;
+        self.outputs.push_back(Output::Shutdown { to, how });
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+}
+
+impl fmt::Debug for SmtpSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SmtpSession")
+            .field("phase", &self.phase)
+            .field("client", &self.client)
+            .field("server", &self.server)
+            .field("pending", &self.pending.len())
+            .finish_non_exhaustive()
+    }
+}
