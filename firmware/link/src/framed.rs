@@ -185,9 +185,18 @@ impl Framed {
         pushed.map_err(LinkError::from_io)
     }
 
+    /// What TLS took goes out before it gets more, so that what has to wait does so in `output`,
+    /// where it is joined into large frames.
     fn push(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut tls = Pin::new(&mut *self.tls);
-        while !self.output.is_empty() {
+        loop {
+            if self.unflushed {
+                ready!(tls.as_mut().poll_flush(cx))?;
+                self.unflushed = false;
+            }
+            if self.output.is_empty() {
+                break;
+            }
             let sent = ready!(tls.as_mut().poll_write(cx, &self.output))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -196,7 +205,6 @@ impl Framed {
             self.open_data = self.open_data.and_then(|start| start.checked_sub(sent));
             self.unflushed = true;
         }
-        ready!(tls.poll_flush(cx))?;
         self.drop_output();
         Poll::Ready(Ok(()))
     }
