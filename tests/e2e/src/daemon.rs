@@ -81,14 +81,20 @@ impl Daemon {
         self.child.id()
     }
 
+    /// An error when it has ended by itself.
+    pub(crate) fn check_running(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("{} has ended ({status})\n{}", self.name, self.log_tail());
+        }
+        Ok(())
+    }
+
     /// Ends it at once (SIGKILL), as a power cut does.
     ///
     /// # Errors
     /// When it had ended before: then the scenario is not what it seems.
     pub(crate) fn kill(&mut self) -> Result<()> {
-        if let Some(status) = self.child.try_wait()? {
-            bail!("{} had ended before ({status})\n{}", self.name, self.log_tail());
-        }
+        self.check_running()?;
         self.child.kill().with_context(|| format!("cannot kill {}", self.name))?;
         self.child.wait()?;
         Ok(())

@@ -315,7 +315,10 @@ fn flows_taken(lab: &Lab) -> Result<u64> {
 }
 
 /// Resident memory of a process, in KiB.
-fn resident_kib(id: u32) -> Result<u64> {
+///
+/// # Errors
+/// When there is no such process.
+pub fn resident_kib(id: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{id}/status"))?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
     let number = line.split_whitespace().nth(1).context("an empty VmRSS")?;

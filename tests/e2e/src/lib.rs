@@ -27,4 +27,4 @@ pub mod smtp;
 
 pub use gateway::{Gateway, Options};
 pub use lab::Lab;
-pub use sandbox::{enter, in_lab};
+pub use sandbox::{enter, in_lab, in_product_lab};

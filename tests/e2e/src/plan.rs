@@ -52,7 +52,7 @@ pub const POP3_PORT: u16 = 110;
 /// Hardware address of the box: its inventory number.
 pub(crate) const BOX_MAC: &str = "02:00:5e:00:53:01";
 /// A mail port on which the mail host sinks bulk data: `iperf3`.
-pub(crate) const BULK_PORT: u16 = 2525;
+pub const BULK_PORT: u16 = 2525;
 pub(crate) const MAIL_PORTS: &str = "25, 110, 587, 2525";
 
 /// Where the office's mail program sends to.

@@ -45,6 +45,21 @@ pub fn enter() -> Result<Option<ExitStatus>> {
 /// When the scenario fails, with all that it printed and the ends of the programs' logs; and when
 /// the machine or the user cannot make namespaces.
 pub fn in_lab<F: FnOnce(&mut Lab) -> Result<()>>(scenario: F) {
+    run_test(test_name(type_name::<F>()), scenario);
+}
+
+/// [`in_lab`], with the sites' servers and the box running.
+///
+/// # Panics
+/// As [`in_lab`], and when they do not come to carry sessions.
+pub fn in_product_lab<F: FnOnce(&mut Lab) -> Result<()>>(scenario: F) {
+    run_test(test_name(type_name::<F>()), |lab| {
+        lab.start_product()?;
+        scenario(lab)
+    });
+}
+
+fn run_test(test: &str, scenario: impl FnOnce(&mut Lab) -> Result<()>) {
     if is_inside() {
         if let Err(error) = prepare_inside().and_then(|()| Lab::run(scenario)) {
             panic!("{error:?}");
@@ -54,7 +69,6 @@ pub fn in_lab<F: FnOnce(&mut Lab) -> Result<()>>(scenario: F) {
     if let Err(error) = check_machine() {
         panic!("{error:?}");
     }
-    let test = test_name(type_name::<F>());
     let output = outside_command()
         .and_then(|mut command| {
             command.args(["--exact", test, "--nocapture", "--test-threads=1"]);

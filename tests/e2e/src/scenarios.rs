@@ -145,6 +145,16 @@ pub fn download(lab: &Lab) -> Result<Done> {
     Ok(Done { took, way, seen: format!("{} bytes, identical", got.len()) })
 }
 
+/// Does something that opens one session, and tells its way.
+///
+/// # Errors
+/// Those of `open`.
+pub fn watch_way<T>(lab: &Lab, open: impl FnOnce(&Lab) -> Result<T>) -> Result<(T, Way)> {
+    let before = Snapshot::take(lab)?;
+    let opened = open(lab)?;
+    Ok((opened, before.way_since(lab)?))
+}
+
 fn mail_out(lab: &Lab, sent: &[u8], send: impl FnOnce() -> Result<()>) -> Result<Done> {
     lab.mail().empty(RECIPIENT_BOX)?;
     let before = Snapshot::take(lab)?;

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -163,6 +163,29 @@ impl Site {
         ask_clamd(&self.scanner.0, bytes)
     }
 
+    /// The public ports of its servers, each with the server's name.
+    #[must_use]
+    pub fn public_ports(&self) -> Vec<(&str, SocketAddr)> {
+        let proxies = self.proxies.iter().zip(PROXY_PUBLIC_PORTS);
+        [(&self.auther, AUTHER_PORT), (&self.manager, MANAGER_PORT)]
+            .into_iter()
+            .chain(proxies)
+            .map(|(server, port)| (server.name.as_str(), (self.public, port).into()))
+            .collect()
+    }
+
+    /// Process id and log of the server of that name.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn server(&mut self, name: &str) -> Result<(u32, String)> {
+        let servers = [&mut self.auther, &mut self.manager].into_iter().chain(&mut self.proxies);
+        let server = servers.into_iter().find(|server| server.name == name);
+        let daemon = server.and_then(|server| server.daemon.as_mut()).context("no such server")?;
+        daemon.check_running()?;
+        Ok((daemon.id(), daemon.log()))
+    }
+
     /// Drops every packet at the site's router: the line is dead, nobody is told.
     ///
     /// # Errors
@@ -275,10 +298,7 @@ fn start_server(
     let path = root.join(format!("{}.toml", server.name));
     fs::write(&path, text)?;
     let mut command = server.netns.command(fleet.program(server.program)?);
-    if server.role == "auther" {
-        command.arg("serve");
-    }
-    command.arg("--config").arg(&path);
+    command.args(["serve", "--config"]).arg(&path);
     server.daemon = Some(Daemon::start(&server.name, command, logs)?);
     Ok(())
 }
