@@ -1,1 +1,234 @@
+//! Scenarios: scripts of what each side sends and what must come out, every one played with the
+//! bytes in one piece, one by one, and in random pieces.
 
+mod commands;
+mod ends;
+mod limits;
+mod messages;
+mod properties;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::{Finding, Side};
+use Step::*;
+
+/// One line of a script.
+#[derive(Debug, Clone)]
+enum Step {
+    /// The client sends.
+    C(&'static str),
+    /// The server sends.
+    S(&'static str),
+    /// Exactly this has gone to the client since the last look.
+    ToC(&'static str),
+    /// Exactly this has gone to the server since the last look.
+    ToS(&'static str),
+    /// Exactly these things have happened since the last look; see [`Lab::note`].
+    Did(&'static [&'static str]),
+    Verdict(Decision),
+    CEnd(End),
+    SEnd(End),
+    /// Seconds pass.
+    After(u64),
+    /// Whether more is wanted from that side.
+    Wants(Side, bool),
+}
+
+/// A session, and what came out of it.
+struct Lab {
+    session: SmtpSession,
+    now: Instant,
+    to_client: Vec<u8>,
+    to_server: Vec<u8>,
+    content: Vec<u8>,
+    did: Vec<String>,
+    /// Answers every message at once, by what is in it.
+    judges: bool,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let now = epoch();
+        let session = SmtpSession::new(&crate::Settings::default(), now);
+        let (to_client, to_server, content, did) = Default::default();
+        Self { session, now, to_client, to_server, content, did, judges: false }
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.session.poll_output() {
+            let is_end = output == Output::MessageEnd;
+            self.note(output);
+            if is_end && self.judges {
+                let note = self.did.last().map_or("", String::as_str);
+                let decision = if note.contains("EVIL") {
+                    Decision::Refuse(finding("Evil"))
+                } else if note.contains("LATER") {
+                    Decision::Tempfail { reason: "Later".to_owned() }
+                } else {
+                    Decision::Release
+                };
+                self.session.verdict(decision, self.now);
+            }
+        }
+    }
+
+    fn note(&mut self, output: Output) {
+        let note = match output {
+            Output::Send { to, bytes } => {
+                assert!(!bytes.is_empty(), "no empty sends");
+                let out = match to {
+                    Side::Client => &mut self.to_client,
+                    Side::Server => &mut self.to_server,
+                };
+                out.extend_from_slice(&bytes);
+                return;
+            }
+            Output::MessageData(bytes) => {
+                assert!(!bytes.is_empty(), "no empty data");
+                self.content.extend_from_slice(&bytes);
+                return;
+            }
+            Output::Shutdown { to, how } => format!("{how:?} {to:?}"),
+            Output::MessageBegin(envelope) => {
+                let to: Vec<_> =
+                    envelope.rcpt_to.iter().map(|path| path.escape_ascii().to_string()).collect();
+                let from = envelope.mail_from.escape_ascii();
+                let authenticated = if envelope.authenticated { " authenticated" } else { "" };
+                format!("begin {from} > {}{authenticated}", to.join(" "))
+            }
+            Output::MessageEnd => {
+                format!("end {}", mem::take(&mut self.content).escape_ascii())
+            }
+            Output::MessageAbort => {
+                self.content.clear();
+                "abort".to_owned()
+            }
+            Output::Event(Event::Violation { side, what }) => format!("{what:?} by {side:?}"),
+            Output::Event(Event::TimedOut { side }) => format!("timeout of {side:?}"),
+            Output::Event(event) => format!("{event:?}"),
+        };
+        self.did.push(note);
+    }
+
+    /// Sends in chunks of these sizes; what is left goes in one.
+    fn send(&mut self, from: Side, bytes: &[u8], sizes: &mut dyn Iterator<Item = usize>) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let size = sizes.next().unwrap_or(rest.len()).clamp(1, rest.len());
+            let (chunk, tail) = rest.split_at(size);
+            self.session.receive(from, Bytes::copy_from_slice(chunk), self.now);
+            self.drain();
+            rest = tail;
+        }
+    }
+
+    fn step(&mut self, step: &Step, sizes: &mut dyn Iterator<Item = usize>) {
+        match step {
+            C(bytes) => self.send(Side::Client, bytes.as_bytes(), sizes),
+            S(bytes) => self.send(Side::Server, bytes.as_bytes(), sizes),
+            ToC(expected) => {
+                let seen = mem::take(&mut self.to_client);
+                assert_eq!(seen.escape_ascii().to_string(), escape(expected), "to the client");
+            }
+            ToS(expected) => {
+                let seen = mem::take(&mut self.to_server);
+                assert_eq!(seen.escape_ascii().to_string(), escape(expected), "to the server");
+            }
+            Did(expected) => assert_eq!(mem::take(&mut self.did), *expected),
+            Verdict(decision) => self.session.verdict(decision.clone(), self.now),
+            CEnd(end) => self.session.receive_end(Side::Client, *end, self.now),
+            SEnd(end) => self.session.receive_end(Side::Server, *end, self.now),
+            After(seconds) => {
+                self.now += Duration::from_secs(*seconds);
+                if self.session.poll_timeout().is_some_and(|at| at <= self.now) {
+                    self.session.handle_timeout(self.now);
+                }
+            }
+            Wants(side, expected) => assert_eq!(self.session.wants(*side), *expected),
+        }
+        self.drain();
+    }
+
+    fn play(script: &[Step], sizes: &mut dyn Iterator<Item = usize>) -> Self {
+        let mut lab = Self::new();
+        for (number, step) in script.iter().enumerate() {
+            // Shown by the harness when a step fails.
+            eprintln!("step {number}: {}", format!("{step:?}").get(..200).unwrap_or("..."));
+            lab.step(step, sizes);
+        }
+        lab
+    }
+
+    fn assert_nothing_left(&self) {
+        assert_eq!(self.to_client.escape_ascii().to_string(), "", "to the client, unlooked at");
+        assert_eq!(self.to_server.escape_ascii().to_string(), "", "to the server, unlooked at");
+        assert!(self.did.is_empty(), "unlooked at: {:?}", self.did);
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.as_bytes().escape_ascii().to_string()
+}
+
+/// Any instant will do: nothing here looks at a clock again.
+#[allow(clippy::disallowed_methods, reason = "an Instant cannot be made in another way")]
+fn epoch() -> Instant {
+    Instant::now()
+}
+
+/// Plays a script in whole pieces, byte by byte, and in odd pieces.
+fn play(parts: &[&[Step]]) {
+    let script = parts.concat();
+    Lab::play(&script, &mut std::iter::empty()).assert_nothing_left();
+    Lab::play(&script, &mut std::iter::repeat(1)).assert_nothing_left();
+    for sizes in [[2, 3, 5], [7, 1, 4], [16, 1, 9]] {
+        Lab::play(&script, &mut sizes.into_iter().cycle()).assert_nothing_left();
+    }
+}
+
+fn finding(name: &str) -> Finding {
+    Finding { name: name.to_owned(), engine: "test".to_owned(), file_name: None }
+}
+
+fn refuse(name: &str) -> Step {
+    Verdict(Decision::Refuse(finding(name)))
+}
+
+const GREETED: &[Step] = &[S("220 mx.example ESMTP\r\n"), ToC("220 mx.example ESMTP\r\n")];
+
+const EHLO: &[Step] = &[
+    C("EHLO c.example\r\n"),
+    ToS("EHLO c.example\r\n"),
+    S("250-mx.example\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 DSN\r\n"),
+    ToC("250-mx.example\r\n250-PIPELINING\r\n250 DSN\r\n"),
+];
+
+const DATA: &[Step] = &[
+    C("MAIL FROM:<a@a.example>\r\n"),
+    ToS("MAIL FROM:<a@a.example>\r\n"),
+    S("250 ok\r\n"),
+    ToC("250 ok\r\n"),
+    C("RCPT TO:<b@b.example>\r\n"),
+    ToS("RCPT TO:<b@b.example>\r\n"),
+    S("250 ok\r\n"),
+    ToC("250 ok\r\n"),
+    C("DATA\r\n"),
+    ToS("DATA\r\n"),
+    S("354 go\r\n"),
+    ToC("354 go\r\n"),
+    Did(&["begin a@a.example > b@b.example"]),
+];
+
+const HELD: &[Step] = &[
+    C("Subject: x\r\n\r\nhello\r\n.\r\n"),
+    ToS("Subject: x\r\n\r\nhello"),
+    Did(&["end Subject: x\\r\\n\\r\\nhello\\r\\n"]),
+    Wants(Side::Client, false),
+    Wants(Side::Server, true),
+];
+
+const ORPHAN: &str =
+    "421 4.3.0 The connection to the mail server has ended, please connect again\r\n";
