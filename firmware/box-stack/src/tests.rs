@@ -1,0 +1,3 @@
+pub(crate) fn start() -> std::time::Instant {
+    todo!()
+}
