@@ -1,4 +1,10 @@
 //! Engines: what looks at bytes and names what is in them.
+//!
+//! [`yara::YaraEngine`] matches rules in this process, [`clamd::ClamdEngine`] asks servers.
+
+pub mod clamd;
+pub mod yara;
+
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
@@ -36,6 +42,21 @@ pub type ScanFuture<'a> = Pin<Box<dyn Future<Output = EngineOutcome> + Send + 'a
 pub trait Engine: Debug + Send + Sync {
     /// For logs, replies and notices.
     fn name(&self) -> &str;
+
     /// Looks at one object. Never panics on its bytes; ends within the engine's own time limit.
     fn scan(&self, object: Object) -> ScanFuture<'_>;
+
+    /// Whether it takes mail apart itself. Such an engine is not sent the parts that stand in the raw
+    /// message word for word: it would only see them twice.
+    fn reads_mail(&self) -> bool {
+        false
+    }
+}
+
+/// Printable ASCII, cut to `bytes_max`: for names and reasons that come from outside.
+pub(crate) fn printable(text: &str, bytes_max: usize) -> String {
+    text.chars()
+        .map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' })
+        .take(bytes_max)
+        .collect()
 }

@@ -1,1 +1,260 @@
-//! placeholder
+//! The MIME walk: takes a raw message in any chunks, gives its decoded parts and what hinders reading it.
+//!
+//! Calling order: [`Walker::new`], then [`Walker::feed`] and [`Walker::poll_event`] until it gives
+//! `None`, at the end [`Walker::finish`] and `poll_event` again. Does no IO, reads no clock, does not
+//! recurse, holds no more than a header, a line and what [`Limits`] allows.
+//!
+//! The walk is made for the union of the readings that mail programs make of one message. It gets there
+//! in three ways:
+//!
+//! - An entity whose header can be read in several ways is decoded in each of them, side by side.
+//! - Where text looks like a MIME header, though the structure says that it is none (preamble, epilogue,
+//!   text, delimiters nobody announced), what follows it is decoded as well ([`sniff`]).
+//! - Where a whole message may have another structure, or base64 another dialect, [`Walker::oddities`]
+//!   says so, and the caller walks it again as [`further_readings`] says. Regular mail never needs that.
+//!
+//! Where even that cannot cover all readings, the finding is [`Unscannable::Ambiguous`].
+
+mod decode;
+mod header;
+mod leaf;
+mod lines;
+mod params;
+mod sniff;
+mod uu;
+mod walk;
+
+pub use decode::{Dialect, Oddities};
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use self::header::Entity;
+use self::lines::Lines;
+use self::walk::Walk;
+use crate::{Limits, Unscannable};
+
+/// How much of a part is handed on at once, bytes.
+const EVENT_BYTES: usize = 16 * 1024;
+
+/// What the walk says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A part starts. Parts may overlap: one body decoded in two ways is two parts.
+    PartStart(PartHead),
+    /// More of its decoded bytes.
+    PartData {
+        /// Which.
+        number: u32,
+        /// Not empty.
+        bytes: Bytes,
+    },
+    /// The part is complete.
+    PartEnd {
+        /// Which.
+        number: u32,
+    },
+    /// Something cannot be looked at; each reason comes once.
+    Finding(Unscannable),
+}
+
+/// What is known of a part when it starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartHead {
+    /// From 1, in the order of their starts.
+    pub number: u32,
+    /// Multiparts and messages around it.
+    pub depth: usize,
+    /// Lower case, `text/plain` where nothing is said.
+    pub content_type: String,
+    /// Every name a client may give it, without control characters.
+    pub file_names: Vec<String>,
+    /// Whether the raw message has these bytes word for word.
+    pub verbatim: bool,
+}
+
+/// One way to read a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reading {
+    /// How base64 is read.
+    pub dialect: Dialect,
+    /// Whether the structure is ignored, and only what looks like a MIME header counts.
+    pub flat: bool,
+}
+
+/// The readings that a message with these oddities needs beside `done`.
+#[must_use]
+pub fn further_readings(oddities: Oddities, done: &[Reading]) -> Vec<Reading> {
+    let mut dialects = vec![Dialect::Usual];
+    if oddities.padding_inside {
+        dialects.push(Dialect::PaddingIsJunk);
+    }
+    if oddities.url_alphabet {
+        dialects.push(Dialect::UrlAlphabet);
+    }
+    let structures: &[bool] = if oddities.structure { &[false, true] } else { &[false] };
+    let all = structures
+        .iter()
+        .flat_map(|&flat| dialects.iter().map(move |&dialect| Reading { dialect, flat }));
+    all.filter(|reading| !done.contains(reading)).collect()
+}
+
+/// Walks one message.
+#[derive(Debug)]
+pub struct Walker {
+    lines: Lines,
+    walk: Walk,
+    out: Output,
+}
+
+impl Walker {
+    /// The usual reading.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
+        Self::reading(Reading::default(), limits)
+    }
+
+    /// Another reading of the same message.
+    #[must_use]
+    pub fn reading(reading: Reading, limits: &Limits) -> Self {
+        Self {
+            lines: Lines::default(),
+            walk: if reading.flat { Walk::flat() } else { Walk::message(0) },
+            out: Output::new(reading.dialect, limits),
+        }
+    }
+
+    /// The next bytes of the raw message.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        let Self { lines, walk, out } = self;
+        if !out.stopped {
+            lines.feed(bytes, |piece| walk.piece(piece, out));
+        }
+    }
+
+    /// The message has ended. Messages that were encoded themselves are walked now.
+    pub fn finish(&mut self) {
+        let Self { lines, walk, out } = self;
+        lines.finish(|piece| walk.piece(piece, out));
+        walk.finish(out);
+        while let Some(inner) = out.inner.pop_front() {
+            if out.stopped {
+                break;
+            }
+            *lines = Lines::default();
+            *walk = Walk::inner(&inner, out);
+            lines.feed(&inner.bytes, |piece| walk.piece(piece, out));
+            lines.finish(|piece| walk.piece(piece, out));
+            walk.finish(out);
+        }
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.out.events.pop_front()
+    }
+
+    /// Parts that have started so far.
+    #[must_use]
+    pub fn parts(&self) -> u32 {
+        self.out.parts
+    }
+
+    /// What was seen so far that other readings take otherwise.
+    #[must_use]
+    pub fn oddities(&self) -> Oddities {
+        self.out.oddities
+    }
+}
+
+/// A decoded body that has a structure of its own.
+#[derive(Debug)]
+struct Inner {
+    entity: Entity,
+    depth: usize,
+    bytes: Vec<u8>,
+}
+
+/// Where all stages put what they have found; counts against the limits.
+#[derive(Debug)]
+struct Output {
+    events: VecDeque<Event>,
+    inner: VecDeque<Inner>,
+    oddities: Oddities,
+    findings: Vec<Unscannable>,
+    dialect: Dialect,
+    parts: u32,
+    parts_max: u32,
+    depth_max: usize,
+    decoded_bytes_left: usize,
+    /// A limit was reached: nothing more is looked at.
+    stopped: bool,
+}
+
+impl Output {
+    fn new(dialect: Dialect, limits: &Limits) -> Self {
+        Self {
+            events: VecDeque::new(),
+            inner: VecDeque::new(),
+            oddities: Oddities::default(),
+            findings: Vec::new(),
+            dialect,
+            parts: 0,
+            parts_max: limits.parts_max,
+            depth_max: limits.depth_max,
+            decoded_bytes_left: limits.decoded_bytes_max,
+            stopped: false,
+        }
+    }
+
+    /// `None` at the limit.
+    fn start_part(&mut self, head: PartHead) -> Option<u32> {
+        if self.stopped {
+            return None;
+        }
+        if self.parts >= self.parts_max {
+            self.stop(Unscannable::OverParts);
+            return None;
+        }
+        self.parts += 1;
+        self.events.push_back(Event::PartStart(PartHead { number: self.parts, ..head }));
+        Some(self.parts)
+    }
+
+    /// Whether there was room for them.
+    fn data(&mut self, number: u32, bytes: &[u8]) -> bool {
+        if self.stopped || bytes.is_empty() {
+            return !self.stopped;
+        }
+        let Some(left) = self.decoded_bytes_left.checked_sub(bytes.len()) else {
+            self.stop(Unscannable::OverDecoded);
+            return false;
+        };
+        self.decoded_bytes_left = left;
+        self.events.push_back(Event::PartData { number, bytes: Bytes::copy_from_slice(bytes) });
+        true
+    }
+
+    fn end_part(&mut self, number: u32) {
+        if !self.stopped {
+            self.events.push_back(Event::PartEnd { number });
+        }
+    }
+
+    fn finding(&mut self, finding: Unscannable) {
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding.clone());
+            self.events.push_back(Event::Finding(finding));
+        }
+    }
+
+    fn stop(&mut self, finding: Unscannable) {
+        self.finding(finding);
+        self.stopped = true;
+        self.inner.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests;

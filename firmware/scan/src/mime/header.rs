@@ -1,0 +1,425 @@
+//! The header of an entity: collects its Content-* fields line by line and says what they may mean.
+//!
+//! Every field that is given twice counts in each of its readings. Entry: [`Block`], then
+//! [`Block::entity`].
+
+use super::params::{READINGS_MAX, decode_words, readings, strip_comments, trim};
+
+/// Most bytes of one header, all fields together.
+pub(crate) const HEADER_BYTES_MAX: usize = 1024 * 1024;
+/// Most bytes kept of the Content-* fields of one header.
+const CONTENT_BYTES_MAX: usize = 64 * 1024;
+/// Longest boundary that is looked for, bytes (RFC 2046 allows 70).
+pub(crate) const BOUNDARY_BYTES_MAX: usize = 4096;
+/// Longest file name that is kept, characters.
+const FILE_NAME_CHARS_MAX: usize = 255;
+
+/// What a line of a header is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LineKind {
+    /// A field, or more of one.
+    Field,
+    /// The empty line behind the header.
+    Blank,
+    /// No line of a header: many clients take it for the first line of the body.
+    Junk,
+}
+
+/// The three fields that matter here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Type,
+    Encoding,
+    Disposition,
+    Other,
+}
+
+/// A header being collected.
+#[derive(Debug, Default)]
+pub(crate) struct Block {
+    fields: Vec<(Field, Vec<u8>)>,
+    current: Option<Field>,
+    lines: usize,
+    bytes: usize,
+    content_bytes: usize,
+    overfull: bool,
+}
+
+impl Block {
+    /// A line, or the first piece of a long one.
+    pub(crate) fn line(&mut self, line: &[u8]) -> LineKind {
+        if line.is_empty() {
+            return LineKind::Blank;
+        }
+        let folded = matches!(line.first(), Some(b' ' | b'\t'));
+        if folded && (self.current.is_some() || trim(line).is_empty()) {
+            self.count(line.len());
+            self.append(line);
+            return LineKind::Field;
+        }
+        let Some(colon) = line.iter().position(|&c| c == b':') else {
+            // The line that mailboxes put before a message.
+            let from = line.starts_with(b"From ") || line.starts_with(b">From ");
+            return if from && self.lines == 0 { LineKind::Field } else { LineKind::Junk };
+        };
+        let (name, value) = line.split_at(colon);
+        self.count(line.len());
+        let field = field(name);
+        self.current = Some(field);
+        if field != Field::Other {
+            self.fields.push((field, Vec::new()));
+            self.append(value.get(1..).unwrap_or_default());
+        }
+        LineKind::Field
+    }
+
+    /// A further piece of the line before.
+    pub(crate) fn more(&mut self, text: &[u8]) {
+        self.count(text.len());
+        self.append(text);
+    }
+
+    /// Whether a limit of the header was reached.
+    pub(crate) fn is_overfull(&self) -> bool {
+        self.overfull
+    }
+
+    /// Whether nothing has been collected yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lines == 0
+    }
+
+    /// What the header says.
+    pub(crate) fn entity(&self, digest: bool) -> Entity {
+        Entity::new(self, digest)
+    }
+
+    fn values(&self, wanted: Field) -> impl Iterator<Item = &[u8]> {
+        self.fields.iter().filter(move |(field, _)| *field == wanted).map(|(_, v)| v.as_slice())
+    }
+
+    fn append(&mut self, text: &[u8]) {
+        if self.current.is_none_or(|field| field == Field::Other) {
+            return;
+        }
+        self.content_bytes += text.len() + 1;
+        if self.content_bytes > CONTENT_BYTES_MAX {
+            self.overfull = true;
+        } else if let Some((_, value)) = self.fields.last_mut() {
+            value.extend_from_slice(text);
+        }
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.lines += 1;
+        self.bytes += bytes;
+        self.overfull |= self.bytes > HEADER_BYTES_MAX;
+    }
+}
+
+/// Whether a line of text looks like a field of a MIME header.
+pub(crate) fn is_content_line(line: &[u8]) -> bool {
+    let line = trim(line);
+    line.get(..8).is_some_and(|start| start.eq_ignore_ascii_case(b"content-"))
+        && line
+            .iter()
+            .position(|&c| c == b':')
+            .and_then(|colon| line.get(..colon))
+            .is_some_and(|name| field(name) != Field::Other)
+}
+
+/// Blanks and control characters in and about the name do not count.
+fn field(name: &[u8]) -> Field {
+    let name: Vec<u8> =
+        name.iter().filter(|c| c.is_ascii_graphic()).map(u8::to_ascii_lowercase).collect();
+    match name.as_slice() {
+        b"content-type" => Field::Type,
+        b"content-transfer-encoding" => Field::Encoding,
+        b"content-disposition" => Field::Disposition,
+        _ => Field::Other,
+    }
+}
+
+/// How a body may be encoded: one flag a reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Encodings {
+    pub(crate) identity: bool,
+    pub(crate) base64: bool,
+    pub(crate) quoted_printable: bool,
+}
+
+/// What a composite type holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Composite {
+    /// Parts between these delimiters.
+    Multipart { boundaries: Vec<Vec<u8>>, digest: bool },
+    /// One message.
+    Message,
+}
+
+/// An entity as its header announces it, in all readings at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entity {
+    /// For people and rules; lower case.
+    pub(crate) content_type: String,
+    /// Text that may hold uuencoded files.
+    pub(crate) text: bool,
+    /// Set where some reading has parts or a message inside.
+    pub(crate) composite: Option<Composite>,
+    /// Set where all readings are composite, so that the body itself is no leaf.
+    pub(crate) only_composite: bool,
+    /// multipart, but with no boundary to find.
+    pub(crate) boundary_missing: bool,
+    pub(crate) encodings: Encodings,
+    pub(crate) file_names: Vec<String>,
+    pub(crate) encrypted: bool,
+    pub(crate) partial: bool,
+    /// Too many readings, or a boundary over its limit.
+    pub(crate) ambiguous: bool,
+}
+
+impl Entity {
+    fn new(block: &Block, digest: bool) -> Self {
+        let mut types: Vec<String> = Vec::new();
+        let mut boundaries: Vec<Vec<u8>> = Vec::new();
+        let mut smime_types: Vec<Vec<u8>> = Vec::new();
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        for value in block.values(Field::Type) {
+            types.extend(type_readings(value));
+            boundaries.extend(readings(value, "boundary"));
+            smime_types.extend(readings(value, "smime-type"));
+            names.extend(readings(value, "name"));
+        }
+        for value in block.values(Field::Disposition) {
+            names.extend(readings(value, "filename"));
+        }
+        if types.is_empty() {
+            types.push(if digest { "message/rfc822" } else { "text/plain" }.to_owned());
+        }
+        let any = |test: &dyn Fn(&str) -> bool| types.iter().any(|name| test(name));
+
+        let mut ambiguous = boundaries.len() > READINGS_MAX * 2;
+        let mut delimiters: Vec<Vec<u8>> = Vec::new();
+        for boundary in boundaries {
+            // Blanks behind a delimiter do not count, so neither do those at the end of a boundary.
+            let boundary = boundary.trim_ascii_end().to_vec();
+            ambiguous |= boundary.len() > BOUNDARY_BYTES_MAX;
+            if boundary.len() <= BOUNDARY_BYTES_MAX && !delimiters.contains(&boundary) {
+                delimiters.push(boundary);
+            }
+        }
+        delimiters.retain(|boundary| !boundary.is_empty());
+        delimiters.truncate(READINGS_MAX);
+
+        let multipart = any(&|name| name.starts_with("multipart"));
+        let message = any(&|name| is_message(name));
+        let boundary_missing = multipart && delimiters.is_empty();
+        let composite = if !delimiters.is_empty() {
+            let digest = any(&|name| name == "multipart/digest");
+            Some(Composite::Multipart { boundaries: delimiters, digest })
+        } else if message {
+            Some(Composite::Message)
+        } else {
+            None
+        };
+        let all_multipart = types.iter().all(|name| name.starts_with("multipart/"));
+        let all_message = types.iter().all(|name| is_message(name));
+        let only_composite = match composite {
+            Some(Composite::Multipart { .. }) => all_multipart,
+            Some(Composite::Message) => all_message,
+            None => false,
+        };
+
+        let pkcs7 = any(&|n| n == "application/pkcs7-mime" || n == "application/x-pkcs7-mime");
+        let certificates = !smime_types.is_empty()
+            && smime_types.iter().all(|kind| kind.eq_ignore_ascii_case(b"certs-only"));
+        Self {
+            text: any(&|name| name.starts_with("text")),
+            composite,
+            only_composite,
+            boundary_missing,
+            encodings: encodings(block.values(Field::Encoding)),
+            file_names: file_names(names),
+            // What is in signed or compressed S/MIME is not looked at either.
+            encrypted: (pkcs7 && !certificates)
+                || any(&|n| n == "multipart/encrypted" || n == "application/pgp-encrypted"),
+            partial: any(&|name| name == "message/partial"),
+            ambiguous,
+            content_type: types.swap_remove(0),
+        }
+    }
+
+    /// The header of a body of which nothing is known.
+    pub(crate) fn plain() -> Self {
+        Block::default().entity(false)
+    }
+}
+
+fn is_message(name: &str) -> bool {
+    matches!(name, "message/rfc822" | "message/global" | "message/news" | "message/external-body")
+}
+
+/// The type as the grammar reads it, then without what only some clients drop.
+fn type_readings(value: &[u8]) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    let words = decode_words(value);
+    for text in [Some(strip_comments(value)), Some(value.to_vec()), words].into_iter().flatten() {
+        let end = text.iter().position(|&c| c == b';' || c == b',').unwrap_or(text.len());
+        let head = trim(text.get(..end).unwrap_or_default());
+        let name: String = head
+            .iter()
+            .filter(|c| c.is_ascii_graphic() && !matches!(c, b'"' | b'\\'))
+            .map(|c| char::from(c.to_ascii_lowercase()))
+            .take(FILE_NAME_CHARS_MAX)
+            .collect();
+        if !name.is_empty() && !out.contains(&name) {
+            out.push(name);
+        }
+        if !value.contains(&b'(') && !value.windows(2).any(|pair| pair == b"=?") {
+            break;
+        }
+    }
+    out
+}
+
+fn encodings<'a>(values: impl Iterator<Item = &'a [u8]>) -> Encodings {
+    let mut out = Encodings { identity: false, base64: false, quoted_printable: false };
+    let mut none = true;
+    for value in values {
+        none = false;
+        let bare = strip_comments(value);
+        match trim(&bare).to_ascii_lowercase().as_slice() {
+            b"7bit" | b"8bit" | b"binary" => out.identity = true,
+            b"base64" => out.base64 = true,
+            b"quoted-printable" => out.quoted_printable = true,
+            // uuencoded files are found in every text, announced or not.
+            b"x-uuencode" | b"uuencode" | b"x-uue" | b"uue" => out.identity = true,
+            // Unknown: whatever a client may take it for.
+            _ => out = Encodings { identity: true, base64: true, quoted_printable: true },
+        }
+    }
+    out.identity |= none;
+    out
+}
+
+fn file_names(names: Vec<Vec<u8>>) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    for name in names {
+        let name = clean_name(&String::from_utf8_lossy(&name));
+        if !name.is_empty() && out.len() < READINGS_MAX && !out.contains(&name) {
+            out.push(name);
+        }
+    }
+    out
+}
+
+/// A file name without control characters, cut to its limit.
+pub(crate) fn clean_name(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(FILE_NAME_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entity(header: &str) -> Entity {
+        let mut block = Block::default();
+        for line in header.lines() {
+            assert_eq!(block.line(line.as_bytes()), LineKind::Field, "{line}");
+        }
+        block.entity(false)
+    }
+
+    #[test]
+    fn fields_are_found_however_they_are_written() {
+        let plain = entity("Content-Type: multipart/mixed; boundary=BND");
+        assert!(plain.only_composite && plain.encodings.identity);
+        for header in [
+            "content-type : MULTIPART/mixed;\n\tboundary=\"BND\"",
+            "X: y\nContent-Type:\n multipart/mixed\n ; boundary = BND",
+            "Content-Type: (a)multipart/(b)mixed;(c)boundary=BND(d)",
+        ] {
+            let Some(Composite::Multipart { boundaries, .. }) = entity(header).composite else {
+                panic!("{header}")
+            };
+            assert!(boundaries.contains(&b"BND".to_vec()), "{header}: {boundaries:?}");
+        }
+    }
+
+    #[test]
+    fn twice_given_fields_count_in_both_readings() {
+        let both = entity(
+            "Content-Transfer-Encoding: quoted-printable\nContent-Transfer-Encoding: (x) BASE64 (y)",
+        );
+        assert!(both.encodings.base64 && both.encodings.quoted_printable);
+        assert!(!both.encodings.identity);
+        let types = entity("Content-Type: text/plain\nContent-Type: multipart/mixed; boundary=b");
+        assert!(types.composite.is_some() && !types.only_composite);
+    }
+
+    #[test]
+    fn an_unknown_encoding_is_every_encoding() {
+        for value in ["x-base64", "", "base64, 7bit", "b\\ase64", "=?x?Q?base64?="] {
+            let all = entity(&format!("Content-Transfer-Encoding: {value}")).encodings;
+            assert!(all.identity && all.base64 && all.quoted_printable, "{value}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_looked_into_is_seen() {
+        assert!(entity("Content-Type: message/partial; id=x; number=1; total=2").partial);
+        for value in [
+            "application/pkcs7-mime; smime-type=enveloped-data",
+            "application/x-pkcs7-mime",
+            "multipart/encrypted; protocol=\"application/pgp-encrypted\"; boundary=x",
+            "application/pgp-encrypted",
+        ] {
+            assert!(entity(&format!("Content-Type: {value}")).encrypted, "{value}");
+        }
+        assert!(!entity("Content-Type: application/pkcs7-mime; smime-type=certs-only").encrypted);
+        assert!(!entity("Content-Type: multipart/signed; boundary=x").encrypted);
+    }
+
+    #[test]
+    fn a_boundary_over_its_limit_is_ambiguous() {
+        let at = entity(&format!("Content-Type: multipart/x; boundary={}", "b".repeat(4096)));
+        assert!(at.composite.is_some() && !at.ambiguous);
+        let over = entity(&format!("Content-Type: multipart/x; boundary={}", "b".repeat(4097)));
+        assert!(over.ambiguous);
+    }
+
+    #[test]
+    fn a_header_over_its_limit_is_overfull_and_not_kept() {
+        let mut block = Block::default();
+        for _ in 0..HEADER_BYTES_MAX / 100 + 1 {
+            block.line(&[b"X: ".as_slice(), &[b'x'; 97]].concat());
+        }
+        assert!(block.is_overfull());
+        let mut block = Block::default();
+        block.line(b"Content-Type: text/plain;");
+        for _ in 0..CONTENT_BYTES_MAX / 100 + 1 {
+            block.line(&[b' '; 100]);
+        }
+        assert!(block.is_overfull() && block.content_bytes < 2 * CONTENT_BYTES_MAX);
+    }
+
+    #[test]
+    fn file_names_have_no_control_characters() {
+        let names = entity("Content-Disposition: attachment; filename*=''a%00%1b%0db").file_names;
+        assert!(names.iter().any(|name| name == "ab"), "{names:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_lines(lines: Vec<Vec<u8>>) {
+            let mut block = Block::default();
+            block.line(b"Content-Type: x");
+            for line in &lines {
+                block.line(line);
+                block.more(line);
+            }
+            block.entity(true);
+        }
+    }
+}

@@ -1,0 +1,391 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::tests::encode_base64;
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Walked {
+    parts: Vec<(PartHead, Vec<u8>)>,
+    ended: Vec<u32>,
+    findings: Vec<Unscannable>,
+}
+
+impl Walked {
+    fn bodies(&self) -> Vec<&str> {
+        self.parts.iter().map(|part| std::str::from_utf8(&part.1).unwrap_or("?")).collect()
+    }
+
+    fn has(&self, body: &str) -> bool {
+        self.parts.iter().any(|part| part.1 == body.as_bytes())
+    }
+}
+
+fn walk_chunks<'a>(
+    reading: Reading,
+    chunks: impl IntoIterator<Item = &'a [u8]>,
+    limits: &Limits,
+) -> (Walked, Oddities) {
+    let mut walker = Walker::reading(reading, limits);
+    let mut walked = Walked::default();
+    let mut take = |walker: &mut Walker| {
+        while let Some(event) = walker.poll_event() {
+            match event {
+                Event::PartStart(head) => walked.parts.push((head, Vec::new())),
+                Event::PartData { number, bytes } => {
+                    assert!(!bytes.is_empty() && bytes.len() <= 4 * EVENT_BYTES);
+                    let part = walked.parts.iter_mut().find(|part| part.0.number == number);
+                    part.unwrap().1.extend_from_slice(&bytes);
+                }
+                Event::PartEnd { number } => walked.ended.push(number),
+                Event::Finding(finding) => walked.findings.push(finding),
+            }
+        }
+    };
+    for chunk in chunks {
+        walker.feed(chunk);
+        take(&mut walker);
+    }
+    walker.finish();
+    take(&mut walker);
+    let oddities = walker.oddities();
+    (walked, oddities)
+}
+
+/// Walks with CRLF for every LF.
+fn walk(mail: &str) -> Walked {
+    walk_with(mail, &Limits::default())
+}
+
+fn walk_with(mail: &str, limits: &Limits) -> Walked {
+    let mail = mail.replace('\n', "\r\n");
+    let (walked, _) = walk_chunks(Reading::default(), [mail.as_bytes()], limits);
+    if !walked
+        .findings
+        .iter()
+        .any(|f| matches!(f, Unscannable::OverParts | Unscannable::OverDecoded))
+    {
+        assert_eq!(walked.parts.len(), walked.ended.len(), "every part ends");
+    }
+    walked
+}
+
+fn oddities(mail: &str) -> Oddities {
+    let mail = mail.replace('\n', "\r\n");
+    walk_chunks(Reading::default(), [mail.as_bytes()], &Limits::default()).1
+}
+
+fn multipart(parts: &[&str]) -> String {
+    let mut mail = "Content-Type: multipart/mixed; boundary=BND\n\npreamble\n".to_owned();
+    for part in parts {
+        mail += &format!("--BND\n{part}\n");
+    }
+    mail + "--BND--\nepilogue\n"
+}
+
+#[test]
+fn a_plain_mail_is_one_part() {
+    assert_eq!(walk("Subject: x\n\nhello\nworld\n").bodies(), ["hello\r\nworld\r\n"]);
+    assert_eq!(walk("Subject: x\n").bodies(), [""]);
+    assert_eq!(walk("").bodies().len(), 0);
+}
+
+#[test]
+fn parts_end_before_the_end_of_line_of_their_delimiter() {
+    let walked = walk(&multipart(&["\none", "\ntwo\n", "\n"]));
+    assert_eq!(walked.bodies(), ["one", "two\r\n", ""]);
+    assert_eq!(walked.findings, []);
+}
+
+#[test]
+fn each_encoding_is_undone() {
+    let walked = walk(&multipart(&[
+        "Content-Transfer-Encoding: base64\n\naGVsbG8=",
+        "Content-Transfer-Encoding: quoted-printable\n\nh=65llo=\n",
+        "Content-Transfer-Encoding: 8bit\n\nhello",
+        "Content-Transfer-Encoding: x-uuencode\n\nbegin 644 a.bin\n#0V%T\n`\nend",
+    ]));
+    assert_eq!(walked.bodies()[..3], ["hello"; 3]);
+    assert!(walked.has("Cat"));
+    assert!(walked.parts.iter().any(|part| part.0.file_names == ["a.bin"]));
+}
+
+#[test]
+fn nested_messages_and_digests() {
+    let inner = "Subject: inner\nContent-Transfer-Encoding: base64\n\naGVsbG8=";
+    let walked = walk(&multipart(&[&format!("Content-Type: message/rfc822\n\n{inner}")]));
+    assert_eq!(walked.bodies(), ["hello"]);
+    assert_eq!(walked.parts[0].0.depth, 2);
+    let digest = format!("Content-Type: multipart/digest; boundary=D\n\n--D\n\n{inner}\n--D--\n");
+    assert_eq!(walk(&digest).bodies(), ["hello"]);
+}
+
+#[test]
+fn encoded_messages_and_multiparts_are_walked_inside() {
+    let inner = "Subject: inner\r\nContent-Transfer-Encoding: base64\r\n\r\naGVsbG8=";
+    let message = format!(
+        "Content-Type: message/rfc822\nContent-Transfer-Encoding: base64\n\n{}\n",
+        encode_base64(inner.as_bytes())
+    );
+    assert!(walk(&message).has("hello"));
+    let parts = "--BND\r\nContent-Transfer-Encoding: base64\r\n\r\naGVsbG8=\r\n--BND--\r\n";
+    let encoded = format!(
+        "Content-Type: multipart/mixed; boundary=BND\nContent-Transfer-Encoding: base64\n\n{}\n",
+        encode_base64(parts.as_bytes())
+    );
+    assert!(walk(&encoded).has("hello"));
+    let clear = format!(
+        "Content-Type: multipart/mixed; boundary=BND\nContent-Transfer-Encoding: base64\n\n{}",
+        parts.replace("\r\n", "\n")
+    );
+    assert!(walk(&clear).has("hello"));
+}
+
+#[test]
+fn fields_given_twice_are_read_both_ways() {
+    let twice = "Content-Transfer-Encoding: quoted-printable\n\
+                 Content-Transfer-Encoding: base64\n\naGVsbG8=\n";
+    assert!(walk(twice).has("hello"));
+    assert!(walk("Content-Transfer-Encoding: x-base64\n\naGVsbG8=\n").has("hello"));
+}
+
+#[test]
+fn two_boundaries_that_both_occur_are_ambiguous() {
+    let head = "Content-Type: multipart/mixed; boundary=\"a\"; boundary=\"b\"\n\n";
+    let part = "Content-Transfer-Encoding: base64\n\naGVsbG8=\n";
+    for one in ["a", "b"] {
+        let walked = walk(&format!("{head}--{one}\n{part}--{one}--\n"));
+        assert!(walked.has("hello"));
+        assert_eq!(walked.findings, []);
+    }
+    let walked = walk(&format!("{head}--a\n{part}--b\n{part}--a--\n"));
+    assert_eq!(walked.findings, [Unscannable::Ambiguous]);
+}
+
+#[test]
+fn delimiters_nobody_announced_are_ambiguous_and_read_flat() {
+    let mail = "Content-Type: multipart/mixed; boundary=a\n\n\
+                --b\nContent-Transfer-Encoding: base64\n\naGVsbG8=\n--b--\n";
+    let walked = walk(mail);
+    assert_eq!(walked.findings, [Unscannable::Ambiguous]);
+    assert!(walked.has("hello"), "the preamble is sniffed");
+    assert!(oddities(mail).structure);
+    // No boundary at all, and no line that could be one: nothing to read in two ways.
+    assert_eq!(walk("Content-Type: multipart/mixed; boundary=a\n\nhello\n").findings, []);
+}
+
+#[test]
+fn a_delimiter_behind_a_bare_carriage_return_is_ambiguous() {
+    let mail = multipart(&["\none", "\ntwo"]).replace("one\n--BND", "one\r--BND");
+    let (walked, _) = walk_chunks(Reading::default(), [mail.as_bytes()], &Limits::default());
+    assert_eq!(walked.findings, [Unscannable::Ambiguous]);
+}
+
+#[test]
+fn what_looks_like_a_part_is_decoded_wherever_it_stands() {
+    let hidden = "Content-Transfer-Encoding: base64\n\naGVsbG8=\n";
+    let preamble = multipart(&["\nx"]).replace("preamble\n", hidden);
+    assert!(walk(&preamble).has("hello"));
+    let epilogue = multipart(&["\nx"]).replace("epilogue\n", &format!("--x\n{hidden}"));
+    assert!(walk(&epilogue).has("hello"));
+    assert!(walk(&format!("Subject: x\n\nsee below\n{hidden}")).has("hello"));
+    assert!(walk(&format!("Subject: x\nno field\n{hidden}")).has("hello"));
+}
+
+#[test]
+fn a_flat_reading_ignores_the_structure() {
+    let mail = multipart(&["Content-Transfer-Encoding: base64\n\naGVsbG8="]).replace('\n', "\r\n");
+    let flat = Reading { flat: true, ..Reading::default() };
+    let (walked, _) = walk_chunks(flat, [mail.as_bytes()], &Limits::default());
+    assert!(walked.has("hello"));
+}
+
+#[test]
+fn uuencoded_files_are_found_everywhere() {
+    let file = "begin 644 cat.txt\n#0V%T\n`\nend\n";
+    for mail in [
+        format!("Subject: x\n\nHello\n{file}bye\n"),
+        multipart(&[&format!("\n{file}")]),
+        multipart(&["\nx"]).replace("preamble\n", file),
+        multipart(&["\nx"]) + file,
+        format!(
+            "Content-Transfer-Encoding: base64\n\n{}\n",
+            encode_base64(file.replace('\n', "\r\n").as_bytes())
+        ),
+    ] {
+        assert!(walk(&mail).has("Cat"), "{mail}");
+    }
+}
+
+#[test]
+fn what_cannot_be_looked_into_is_said() {
+    let of = |mail: &str| walk(mail).findings;
+    assert_eq!(of("Content-Type: message/partial; id=x; number=1\n\nx\n"), [Unscannable::Partial]);
+    assert_eq!(
+        of("Content-Type: application/pkcs7-mime; smime-type=enveloped-data\n\nx\n"),
+        [Unscannable::Encrypted]
+    );
+    assert_eq!(of("Subject: x\n\n-----BEGIN PGP MESSAGE-----\n"), [Unscannable::Encrypted]);
+    let zip = encode_base64(b"PK\x03\x04\x14\0\x01\0xxxx");
+    assert_eq!(
+        of(&format!("Content-Transfer-Encoding: base64\n\n{zip}\n")),
+        [Unscannable::Encrypted]
+    );
+    let zip = encode_base64(b"PK\x03\x04\x14\0\x08\0xxxx");
+    assert_eq!(of(&format!("Content-Transfer-Encoding: base64\n\n{zip}\n")), []);
+}
+
+#[test]
+fn depth_has_a_limit() {
+    let nested = |depth: usize| {
+        let mut mail = String::new();
+        for at in 0..depth {
+            mail += &format!("Content-Type: multipart/mixed; boundary=b{at}x\n\n--b{at}x\n");
+        }
+        mail + "Content-Transfer-Encoding: base64\n\naGVsbG8=\n"
+    };
+    let limits = Limits { depth_max: 50, ..Limits::default() };
+    let at = walk_with(&nested(50), &limits);
+    assert!(at.has("hello"));
+    assert_eq!(at.findings, []);
+    assert!(walk_with(&nested(51), &limits).findings.contains(&Unscannable::OverDepth));
+    assert!(walk_with(&nested(5000), &limits).findings.contains(&Unscannable::OverDepth));
+    let messages = "Content-Type: message/rfc822\n\n".repeat(51) + "\nx";
+    assert!(walk_with(&messages, &limits).findings.contains(&Unscannable::OverDepth));
+}
+
+#[test]
+fn depth_counts_through_encoded_messages() {
+    let mut mail = "Subject: x\r\n\r\nhello".to_owned();
+    for _ in 0..6 {
+        mail = format!(
+            "Content-Type: message/rfc822\r\nContent-Transfer-Encoding: base64\r\n\r\n{}\r\n",
+            encode_base64(mail.as_bytes())
+        );
+    }
+    let limits = Limits { depth_max: 6, ..Limits::default() };
+    let (walked, _) = walk_chunks(Reading::default(), [mail.as_bytes()], &limits);
+    assert!(walked.has("hello"));
+    let limits = Limits { depth_max: 5, ..Limits::default() };
+    let (walked, _) = walk_chunks(Reading::default(), [mail.as_bytes()], &limits);
+    assert!(walked.findings.contains(&Unscannable::OverDepth), "{walked:?}");
+}
+
+#[test]
+fn parts_have_a_limit() {
+    let limits = Limits { parts_max: 10, ..Limits::default() };
+    assert_eq!(walk_with(&multipart(&["\nx"; 10]), &limits).findings, []);
+    let over = walk_with(&multipart(&["\nx"; 11]), &limits);
+    assert_eq!((over.parts.len(), over.findings), (10, vec![Unscannable::OverParts]));
+}
+
+#[test]
+fn decoded_bytes_have_a_limit() {
+    let limits = Limits { decoded_bytes_max: 1000, ..Limits::default() };
+    let mail = |bytes: usize| format!("Subject: x\n\n{}", "x".repeat(bytes));
+    assert_eq!(walk_with(&mail(1000), &limits).findings, []);
+    assert_eq!(walk_with(&mail(1001), &limits).findings, [Unscannable::OverDecoded]);
+}
+
+#[test]
+fn headers_have_a_limit() {
+    let mail = |bytes: usize| format!("X: {}\n\nhello", "x".repeat(bytes));
+    assert_eq!(walk(&mail(header::HEADER_BYTES_MAX - 3)).findings, []);
+    assert_eq!(walk(&mail(header::HEADER_BYTES_MAX)).findings, [Unscannable::Ambiguous]);
+}
+
+#[test]
+fn a_line_of_many_megabytes_is_held_in_pieces() {
+    let line = vec![b'x'; 20 * 1024 * 1024];
+    let chunks = std::iter::once(&b"Subject: x\r\n\r\n"[..]).chain(line.chunks(60_000));
+    let (walked, _) = walk_chunks(Reading::default(), chunks, &Limits::default());
+    assert_eq!(walked.parts[0].1.len(), line.len());
+}
+
+#[test]
+fn regular_mail_needs_one_reading() {
+    let mail =
+        multipart(&["\nhello -- there\n-- \nme", "Content-Transfer-Encoding: base64\n\naGk="]);
+    assert_eq!(further_readings(oddities(&mail), &[Reading::default()]), []);
+}
+
+/// Lines that make trouble, in any order.
+fn hostile_mail() -> impl Strategy<Value = Vec<u8>> {
+    let line = prop_oneof![
+        Just("Content-Type: multipart/mixed; boundary=a".as_bytes().to_vec()),
+        Just(b"Content-Type: multipart/mixed; boundary=b".to_vec()),
+        Just(b"Content-Type: multipart/digest; boundary=\"a\"; boundary=c".to_vec()),
+        Just(b"Content-Type: message/rfc822".to_vec()),
+        Just(b"Content-Transfer-Encoding: base64".to_vec()),
+        Just(b"Content-Transfer-Encoding: quoted-printable".to_vec()),
+        Just(b"Content-Transfer-Encoding: odd".to_vec()),
+        Just(b"--a".to_vec()),
+        Just(b"--a--".to_vec()),
+        Just(b"--b  ".to_vec()),
+        Just(b"--c".to_vec()),
+        Just(b" --a".to_vec()),
+        Just(b"".to_vec()),
+        Just(b"".to_vec()),
+        Just(b"aGVsbG8=".to_vec()),
+        Just(b"Q29udGVudC1UeXBlOiBtdWx0aXBhcnQvbWl4ZWQ7IGJvdW5kYXJ5PWEKCi0tYQoKeAo=".to_vec()),
+        Just(b"h=65=".to_vec()),
+        Just(b"begin 644 x".to_vec()),
+        Just(b"#0V%T".to_vec()),
+        Just(b"end".to_vec()),
+        proptest::collection::vec(any::<u8>(), 0..30),
+    ];
+    let end = prop_oneof![4 => Just("\r\n"), 1 => Just("\n"), 1 => Just("\r"), 1 => Just("")];
+    proptest::collection::vec((line, end), 0..40).prop_map(|lines| {
+        lines.into_iter().flat_map(|(line, end)| [&line, end.as_bytes()].concat()).collect()
+    })
+}
+
+fn reading() -> impl Strategy<Value = Reading> {
+    (any::<bool>(), 0..3).prop_map(|(flat, dialect)| Reading {
+        flat,
+        dialect: [Dialect::Usual, Dialect::PaddingIsJunk, Dialect::UrlAlphabet]
+            [usize::try_from(dialect).unwrap()],
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_chunking_gives_the_same_parts(
+        mail in hostile_mail(),
+        reading in reading(),
+        sizes in proptest::collection::vec(1_usize..30, 1..10),
+    ) {
+        let limits = Limits { depth_max: 8, parts_max: 50, ..Limits::default() };
+        let (whole, _) = walk_chunks(reading, [mail.as_slice()], &limits);
+        let mut chunks = Vec::new();
+        let (mut rest, mut at) = (mail.as_slice(), 0);
+        while !rest.is_empty() {
+            let (head, tail) = rest.split_at(sizes[at % sizes.len()].min(rest.len()));
+            chunks.push(head);
+            (rest, at) = (tail, at + 1);
+        }
+        let (chunked, _) = walk_chunks(reading, chunks, &limits);
+        prop_assert_eq!(&chunked, &whole);
+        let decoded: usize = whole.parts.iter().map(|part| part.1.len()).sum();
+        prop_assert!(decoded <= limits.decoded_bytes_max);
+        prop_assert!(whole.parts.len() <= 50);
+    }
+
+    #[test]
+    fn arbitrary_bytes(mail: Vec<u8>, reading in reading()) {
+        walk_chunks(reading, [mail.as_slice()], &Limits::default());
+    }
+
+    #[test]
+    fn what_was_attached_comes_out(bytes: Vec<u8>, width in 4_usize..100) {
+        let text = encode_base64(&bytes);
+        let lines: Vec<&str> =
+            text.as_bytes().chunks(width).map(|l| std::str::from_utf8(l).unwrap()).collect();
+        let mail = multipart(&[
+            "\nhello",
+            &format!("Content-Transfer-Encoding: base64\n\n{}", lines.join("\n")),
+        ]);
+        let walked = walk(&mail);
+        prop_assert_eq!(&walked.parts[1].1, &bytes);
+        prop_assert_eq!(walked.parts.len(), 2);
+    }
+}

@@ -1,0 +1,369 @@
+//! The structure: which line belongs to which header, body or delimiter.
+
+use super::header::{Block, Composite, Entity, LineKind, is_content_line};
+use super::leaf::{Files, Leaf};
+use super::lines::Piece;
+use super::params::trim;
+use super::sniff::Sniffer;
+use super::{Inner, Output};
+use crate::Unscannable;
+
+/// Most composite bodies around one line that are decoded beside being walked. Regular mail has none.
+const SHADOWS_MAX: usize = 4;
+
+/// One message, or one decoded body with a structure.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    frames: Vec<Frame>,
+    state: State,
+    files: Option<Files>,
+    base_depth: usize,
+    /// How the line before ended, to tell a bare CR.
+    after_bare_cr: bool,
+    line_feeds: bool,
+}
+
+/// A composite entity that is open.
+#[derive(Debug)]
+struct Frame {
+    kind: FrameKind,
+    /// The same body in its encoded readings.
+    shadow: Option<Leaf>,
+}
+
+#[derive(Debug)]
+enum FrameKind {
+    Message,
+    Multipart {
+        boundaries: Vec<Vec<u8>>,
+        digest: bool,
+        /// Which of the boundaries has occurred.
+        used: Option<usize>,
+        /// The closing delimiter has been seen.
+        closed: bool,
+        /// There was a line that looks like a delimiter of nobody.
+        stray_delimiter: bool,
+    },
+}
+
+#[derive(Debug)]
+enum State {
+    /// `leading` while empty lines before the header are skipped.
+    Header { block: Block, digest: bool, leading: bool },
+    /// A body; without a leaf it is a preamble or an epilogue.
+    Body { leaf: Option<Leaf>, sniffer: Option<Sniffer> },
+}
+
+/// A line that is a delimiter.
+#[derive(Debug, Clone, Copy)]
+struct Delimiter {
+    frame: usize,
+    boundary: usize,
+    closing: bool,
+}
+
+impl Walk {
+    /// A message: header first.
+    pub(crate) fn message(base_depth: usize) -> Self {
+        Self {
+            frames: Vec::new(),
+            state: State::Header { block: Block::default(), digest: false, leading: true },
+            files: Some(Files::new(base_depth, true)),
+            base_depth,
+            after_bare_cr: false,
+            line_feeds: false,
+        }
+    }
+
+    /// A message of which the structure is ignored.
+    pub(crate) fn flat() -> Self {
+        let state = State::Body { leaf: None, sniffer: Some(Sniffer::new(0)) };
+        Self { state, files: None, ..Self::message(0) }
+    }
+
+    /// The decoded body of a composite entity.
+    pub(crate) fn inner(inner: &Inner, out: &mut Output) -> Self {
+        let mut walk = Self::message(inner.depth);
+        // It is decoded already.
+        let entity = Entity { encodings: Entity::plain().encodings, ..inner.entity.clone() };
+        walk.open(&entity, out);
+        walk
+    }
+
+    pub(crate) fn piece(&mut self, piece: Piece<'_>, out: &mut Output) {
+        if out.stopped {
+            return;
+        }
+        if let Some(files) = &mut self.files {
+            files.piece(piece, out);
+        }
+        let delimiter = if piece.first { self.delimiter(piece, out) } else { None };
+        let shadows = delimiter.map_or(self.frames.len(), |delimiter| delimiter.frame + 1);
+        for frame in self.frames.iter_mut().take(shadows) {
+            if let Some(shadow) = &mut frame.shadow {
+                shadow.piece(piece, out);
+            }
+        }
+        match delimiter {
+            Some(delimiter) => self.cross(delimiter, out),
+            None => self.content(piece, out),
+        }
+        self.after_bare_cr = piece.end == b"\r";
+        self.line_feeds |= piece.end.ends_with(b"\n");
+    }
+
+    pub(crate) fn finish(&mut self, out: &mut Output) {
+        self.end_state(false, out);
+        self.close_frames(0, out);
+        if let Some(files) = self.files.take() {
+            files.finish(out);
+        }
+    }
+
+    /// A line of a header or a body.
+    fn content(&mut self, piece: Piece<'_>, out: &mut Output) {
+        match &mut self.state {
+            State::Header { block, .. } if !piece.first => block.more(piece.text),
+            State::Header { block, leading, .. } => match block.line(piece.text) {
+                LineKind::Blank if *leading && block.is_empty() => {}
+                LineKind::Field => {}
+                LineKind::Blank => self.end_header(out),
+                LineKind::Junk => {
+                    self.end_header(out);
+                    self.body(piece, out);
+                }
+            },
+            State::Body { .. } => self.body(piece, out),
+        }
+    }
+
+    fn body(&mut self, piece: Piece<'_>, out: &mut Output) {
+        let State::Body { leaf, sniffer } = &mut self.state else {
+            // The body is a message, and this is the first line of its header.
+            if let State::Header { block, .. } = &mut self.state {
+                block.line(piece.text);
+            }
+            return;
+        };
+        if let Some(sniffer) = sniffer {
+            sniffer.piece(piece, out);
+        } else if piece.first && is_content_line(piece.text) {
+            // A header amid encoded lines: somebody may see a delimiter here that we do not.
+            out.oddities.structure = true;
+        }
+        if let Some(leaf) = leaf {
+            leaf.piece(piece, out);
+        }
+    }
+
+    fn end_header(&mut self, out: &mut Output) {
+        let State::Header { block, digest, .. } = &self.state else { return };
+        if block.is_overfull() {
+            out.finding(Unscannable::Ambiguous);
+        }
+        let entity = block.entity(*digest);
+        self.open(&entity, out);
+    }
+
+    /// The header has been read: what follows is what it says.
+    fn open(&mut self, entity: &Entity, out: &mut Output) {
+        if entity.partial {
+            out.finding(Unscannable::Partial);
+        }
+        if entity.encrypted {
+            out.finding(Unscannable::Encrypted);
+        }
+        if entity.ambiguous {
+            out.finding(Unscannable::Ambiguous);
+        }
+        if entity.boundary_missing {
+            out.oddities.structure = true;
+        }
+        let depth = self.base_depth + self.frames.len();
+        match &entity.composite {
+            Some(_) if depth >= out.depth_max => {
+                out.finding(Unscannable::OverDepth);
+                self.open_leaf(entity, depth, out);
+            }
+            Some(composite) => self.open_frame(composite, entity, depth, out),
+            None => self.open_leaf(entity, depth, out),
+        }
+    }
+
+    fn open_leaf(&mut self, entity: &Entity, depth: usize, out: &mut Output) {
+        let leaf = Leaf::open(entity, depth, out);
+        let sniffer = leaf.has_identity().then(|| Sniffer::new(depth));
+        self.state = State::Body { leaf: Some(leaf), sniffer };
+    }
+
+    fn open_frame(
+        &mut self,
+        composite: &Composite,
+        entity: &Entity,
+        depth: usize,
+        out: &mut Output,
+    ) {
+        // The body decoded as it says, beside the body as it stands.
+        let mut shadow = Leaf::open_encoded(entity, depth, out);
+        let shadows = self.frames.iter().filter(|frame| frame.shadow.is_some()).count();
+        if shadows >= SHADOWS_MAX
+            && let Some(shadow) = shadow.take()
+        {
+            out.finding(Unscannable::Ambiguous);
+            shadow.finish(true, out);
+        }
+        let (kind, state) = match composite {
+            Composite::Message => (
+                FrameKind::Message,
+                State::Header { block: Block::default(), digest: false, leading: true },
+            ),
+            Composite::Multipart { boundaries, digest } => (
+                FrameKind::Multipart {
+                    boundaries: boundaries.clone(),
+                    digest: *digest,
+                    used: None,
+                    closed: false,
+                    stray_delimiter: false,
+                },
+                // Where another reading has no parts here, the body is a leaf of its own.
+                State::Body {
+                    leaf: (!entity.only_composite && entity.encodings.identity).then(|| {
+                        let plain = Entity {
+                            encodings: Entity::plain().encodings,
+                            composite: None,
+                            ..entity.clone()
+                        };
+                        Leaf::open(&plain, depth, out)
+                    }),
+                    sniffer: Some(Sniffer::new(depth)),
+                },
+            ),
+        };
+        self.frames.push(Frame { kind, shadow });
+        self.state = state;
+    }
+
+    /// Whether this line delimits the parts of an open multipart, and of which.
+    fn delimiter(&mut self, piece: Piece<'_>, out: &mut Output) -> Option<Delimiter> {
+        let dashes = piece.text.strip_prefix(b"--");
+        let Some(line) = dashes else {
+            self.disguised(piece.text, out);
+            return None;
+        };
+        let line = line.trim_ascii_end();
+        let found = self.find(line, false).or_else(|| self.find(line, true));
+        let Some(found) = found.filter(|_| piece.last) else {
+            self.stray(line, out);
+            return None;
+        };
+        if self.after_bare_cr && self.line_feeds {
+            // To some this line is part of the one before.
+            out.finding(Unscannable::Ambiguous);
+        }
+        Some(found)
+    }
+
+    /// The innermost multipart with such a delimiter; those that were closed count last.
+    fn find(&self, line: &[u8], closed_too: bool) -> Option<Delimiter> {
+        for (frame, entry) in self.frames.iter().enumerate().rev() {
+            let FrameKind::Multipart { boundaries, closed, .. } = &entry.kind else { continue };
+            if *closed != closed_too {
+                continue;
+            }
+            for (boundary, text) in boundaries.iter().enumerate() {
+                let Some(rest) = line.strip_prefix(text.as_slice()) else { continue };
+                if rest.is_empty() || rest == b"--" {
+                    return Some(Delimiter { frame, boundary, closing: !rest.is_empty() });
+                }
+            }
+        }
+        None
+    }
+
+    /// A line with `--` that is no delimiter to us: who compares beginnings only may see one.
+    fn stray(&mut self, line: &[u8], out: &mut Output) {
+        for frame in &mut self.frames {
+            if let FrameKind::Multipart { boundaries, stray_delimiter, .. } = &mut frame.kind {
+                *stray_delimiter |= !line.is_empty();
+                if boundaries.iter().any(|boundary| line.starts_with(boundary)) {
+                    out.oddities.structure = true;
+                }
+            }
+        }
+    }
+
+    /// A delimiter behind blanks or control characters, which some clients strip.
+    fn disguised(&self, text: &[u8], out: &mut Output) {
+        if text.first().is_some_and(|&c| c > b' ' && c != 0x7f) || text.is_empty() {
+            return;
+        }
+        if trim(text)
+            .strip_prefix(b"--")
+            .is_some_and(|line| self.find(line, false).or_else(|| self.find(line, true)).is_some())
+        {
+            out.oddities.structure = true;
+        }
+    }
+
+    /// A delimiter: everything inside its multipart ends.
+    fn cross(&mut self, delimiter: Delimiter, out: &mut Output) {
+        // A header that ends here had no body; its entity still counts.
+        if matches!(&self.state, State::Header { block, .. } if !block.is_empty()) {
+            self.end_header(out);
+        }
+        self.end_state(true, out);
+        self.close_frames(delimiter.frame + 1, out);
+        let depth = self.base_depth + self.frames.len();
+        let Some(Frame { kind: FrameKind::Multipart { used, closed, digest, .. }, .. }) =
+            self.frames.get_mut(delimiter.frame)
+        else {
+            return;
+        };
+        if used.is_some_and(|used| used != delimiter.boundary) {
+            // Two boundaries, and both occur: nobody knows which one a client takes.
+            out.finding(Unscannable::Ambiguous);
+        }
+        *used = Some(delimiter.boundary);
+        if *closed {
+            // Parts behind the closing delimiter: some read on.
+            out.oddities.structure = true;
+        }
+        if delimiter.closing {
+            *closed = true;
+            self.state = State::Body { leaf: None, sniffer: Some(Sniffer::new(depth)) };
+        } else {
+            self.state = State::Header { block: Block::default(), digest: *digest, leading: false };
+        }
+    }
+
+    fn end_state(&mut self, delimited: bool, out: &mut Output) {
+        // A header that the message ends in.
+        if matches!(&self.state, State::Header { block, .. } if !block.is_empty()) && !delimited {
+            self.end_header(out);
+        }
+        let over = State::Body { leaf: None, sniffer: None };
+        if let State::Body { leaf, sniffer } = std::mem::replace(&mut self.state, over) {
+            if let Some(leaf) = leaf {
+                leaf.finish(delimited, out);
+            }
+            if let Some(sniffer) = sniffer {
+                sniffer.finish(out);
+            }
+        }
+    }
+
+    /// Closes all frames but the first `keep`.
+    fn close_frames(&mut self, keep: usize, out: &mut Output) {
+        while self.frames.len() > keep {
+            let Some(frame) = self.frames.pop() else { break };
+            if let FrameKind::Multipart { used: None, stray_delimiter: true, .. } = frame.kind {
+                // It has delimiters, but not those that it announced.
+                out.oddities.structure = true;
+                out.finding(Unscannable::Ambiguous);
+            }
+            if let Some(shadow) = frame.shadow {
+                shadow.finish(true, out);
+            }
+        }
+    }
+}

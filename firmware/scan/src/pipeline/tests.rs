@@ -1,0 +1,264 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::engine::ScanFuture;
+use crate::engine::yara::YaraEngine;
+use crate::tests::{eicar, encode_base64};
+
+/// Answers as it is told, after a time, and remembers what it was asked.
+#[derive(Debug)]
+struct Fake {
+    answer: EngineOutcome,
+    after: Duration,
+    panics: bool,
+    reads_mail: bool,
+    asked: std::sync::Mutex<Vec<(u32, Vec<u8>)>>,
+}
+
+impl Fake {
+    fn new(answer: EngineOutcome) -> Self {
+        Self {
+            answer,
+            after: Duration::ZERO,
+            panics: false,
+            reads_mail: false,
+            asked: std::sync::Mutex::default(),
+        }
+    }
+
+    fn parts(&self) -> Vec<u32> {
+        let mut parts: Vec<u32> = self.asked.lock().unwrap().iter().map(|asked| asked.0).collect();
+        parts.sort_unstable();
+        parts
+    }
+}
+
+impl Engine for Fake {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn scan(&self, object: Object) -> ScanFuture<'_> {
+        Box::pin(async move {
+            self.asked.lock().unwrap().push((object.part, object.bytes.to_vec()));
+            assert!(!self.panics, "told to panic");
+            tokio::time::sleep(self.after).await;
+            self.answer.clone()
+        })
+    }
+
+    fn reads_mail(&self) -> bool {
+        self.reads_mail
+    }
+}
+
+fn mail(part: &[u8]) -> Vec<u8> {
+    let head = "Subject: x\r\nContent-Type: multipart/mixed; boundary=BND\r\n\r\n\
+        --BND\r\n\r\nhello\r\n\
+        --BND\r\nContent-Transfer-Encoding: base64\r\n\
+        Content-Disposition: attachment; filename=\"a\x1b.com\"\r\n\r\n";
+    [head.as_bytes(), encode_base64(part).as_bytes(), b"\r\n--BND--\r\n"].concat()
+}
+
+async fn scan(scanner: &Scanner, mail: &[u8]) -> Report {
+    let mut scan = scanner.begin();
+    for chunk in mail.chunks(100) {
+        scan.feed(Bytes::copy_from_slice(chunk));
+    }
+    scan.finish().await
+}
+
+fn with(engine: &Arc<Fake>, limits: Limits) -> Scanner {
+    Scanner::new(vec![Arc::clone(engine) as Arc<dyn Engine>], limits)
+}
+
+fn yara() -> Scanner {
+    Scanner::new(vec![Arc::new(YaraEngine::new(None).unwrap())], Limits::default())
+}
+
+#[tokio::test]
+async fn an_infected_part_is_found_with_its_name() {
+    let report = scan(&yara(), &mail(&eicar())).await;
+    let Verdict::Infected(finding) = report.verdict else { panic!("{report:?}") };
+    assert_eq!(finding.name, "EICAR-Test-File");
+    assert_eq!((finding.engine.as_str(), finding.part), ("yara", 2));
+    assert_eq!(finding.file_name.as_deref(), Some("a.com"));
+    assert_eq!(report.parts, 2);
+}
+
+#[tokio::test]
+async fn a_clean_mail_is_clean_and_gives_its_memory_back() {
+    let scanner = yara();
+    let mail = mail(b"harmless");
+    let report = scan(&scanner, &mail).await;
+    assert_eq!(report.verdict, Verdict::Clean);
+    assert_eq!(report.bytes, mail.len() as u64);
+    assert_eq!(scanner.bytes_in_flight(), 0);
+    assert_eq!(scan(&scanner, b"").await.verdict, Verdict::Clean);
+}
+
+#[tokio::test]
+async fn engines_get_the_message_and_every_part() {
+    let fake = Arc::new(Fake::new(EngineOutcome::Clean));
+    let mail = mail(b"harmless");
+    scan(&with(&fake, Limits::default()), &mail).await;
+    assert_eq!(fake.parts(), [0, 1, 2]);
+    let asked = fake.asked.lock().unwrap();
+    let of = |part| &asked.iter().find(|asked| asked.0 == part).unwrap().1;
+    assert_eq!((of(0), of(2)), (&mail, &b"harmless".to_vec()));
+}
+
+#[tokio::test]
+async fn who_reads_mail_is_not_sent_what_stands_in_it() {
+    let fake = Arc::new(Fake { reads_mail: true, ..Fake::new(EngineOutcome::Clean) });
+    scan(&with(&fake, Limits::default()), &mail(b"harmless")).await;
+    assert_eq!(fake.parts(), [0, 2]);
+}
+
+#[tokio::test]
+async fn the_same_bytes_are_looked_at_once() {
+    let fake = Arc::new(Fake::new(EngineOutcome::Clean));
+    scan(&with(&fake, Limits::default()), &mail(b"hello")).await;
+    assert_eq!(fake.parts(), [0, 1]);
+}
+
+#[tokio::test]
+async fn nothing_is_clean_without_an_engine() {
+    let report = scan(&Scanner::new(Vec::new(), Limits::default()), b"x: y\r\n\r\nz").await;
+    assert!(
+        matches!(report.verdict, Verdict::Unscannable(Unscannable::EngineFailed { .. })),
+        "{report:?}"
+    );
+}
+
+#[tokio::test]
+async fn found_weighs_more_than_unscannable_and_that_more_than_clean() {
+    let found = Arc::new(Fake::new(EngineOutcome::Found("x\r\ny".repeat(99))));
+    let failed = Arc::new(Fake::new(EngineOutcome::Failed("down".to_owned())));
+    let clean = Arc::new(Fake::new(EngineOutcome::Clean));
+    let both = Scanner::new(vec![clean.clone(), failed.clone(), found], Limits::default());
+    let Verdict::Infected(finding) = scan(&both, b"x").await.verdict else { panic!() };
+    assert!(finding.name.starts_with("x??yx??y"));
+    assert_eq!(finding.name.len(), FINDING_NAME_BYTES_MAX);
+    let down = Scanner::new(vec![clean, failed], Limits::default());
+    assert_eq!(
+        scan(&down, b"x").await.verdict,
+        Verdict::Unscannable(Unscannable::EngineFailed {
+            engine: "fake".to_owned(),
+            why: "down".to_owned()
+        })
+    );
+}
+
+#[tokio::test]
+async fn an_encrypted_part_does_not_hide_what_nobody_can_read() {
+    let encrypted =
+        Arc::new(Fake::new(EngineOutcome::Limit("Heuristics.Encrypted.Zip".to_owned())));
+    let scanner = with(&encrypted, Limits { parts_max: 1, ..Limits::default() });
+    assert_eq!(scan(&scanner, b"x").await.verdict, Verdict::Unscannable(Unscannable::Encrypted));
+    let report = scan(&scanner, &mail(b"x")).await;
+    assert_eq!(report.verdict, Verdict::Unscannable(Unscannable::OverParts));
+}
+
+#[tokio::test]
+async fn an_engine_that_panics_has_failed() {
+    let fake = Arc::new(Fake { panics: true, ..Fake::new(EngineOutcome::Clean) });
+    let report = scan(&with(&fake, Limits::default()), b"x").await;
+    assert_eq!(
+        report.verdict,
+        Verdict::Unscannable(Unscannable::EngineFailed {
+            engine: "fake".to_owned(),
+            why: "the engine panicked".to_owned()
+        })
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verdict_comes_in_time() {
+    let fake = Fake { after: Duration::from_secs(60), ..Fake::new(EngineOutcome::Clean) };
+    let report = scan(&with(&Arc::new(fake), Limits::default()), b"x").await;
+    assert_eq!(report.verdict, Verdict::Unscannable(Unscannable::OverTime));
+    assert_eq!(report.waited, Limits::default().time_max);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_finding_ends_the_scan() {
+    let slow = Arc::new(Fake { after: Duration::from_secs(20), ..Fake::new(EngineOutcome::Clean) });
+    let quick = Arc::new(Fake::new(EngineOutcome::Found("x".to_owned())));
+    let scanner = Scanner::new(vec![slow, quick], Limits::default());
+    let report = scan(&scanner, b"x").await;
+    assert!(matches!(report.verdict, Verdict::Infected(_)));
+    assert_eq!(report.waited, Duration::ZERO);
+}
+
+#[tokio::test]
+async fn a_message_over_the_limit_is_let_go() {
+    let fake = Arc::new(Fake::new(EngineOutcome::Clean));
+    let limits = Limits { message_bytes_max: 1000, ..Limits::default() };
+    let scanner = with(&fake, limits);
+    assert_eq!(scan(&scanner, &[b'x'; 1000]).await.verdict, Verdict::Clean);
+    let mut mail = scanner.begin();
+    mail.feed(Bytes::from(vec![b'x'; 1000]));
+    assert_eq!(scanner.bytes_in_flight(), 1000);
+    mail.feed(Bytes::from_static(b"x"));
+    assert_eq!(scanner.bytes_in_flight(), 0);
+    let report = mail.finish().await;
+    assert_eq!(report.verdict, Verdict::Unscannable(Unscannable::OverSize));
+    assert_eq!(report.bytes, 1001);
+}
+
+#[tokio::test]
+async fn all_mails_together_have_a_limit_and_none_waits() {
+    let fake = Arc::new(Fake::new(EngineOutcome::Clean));
+    let scanner = Scanner::with_budget(vec![fake], Limits::default(), 1000);
+    let mut first = scanner.begin();
+    first.feed(Bytes::from(vec![b'x'; 600]));
+    let report = scan(&scanner, &[b'y'; 600]).await;
+    assert!(
+        matches!(report.verdict, Verdict::Unscannable(Unscannable::EngineFailed { .. })),
+        "{report:?}"
+    );
+    drop(first);
+    assert_eq!(scanner.bytes_in_flight(), 0);
+    assert_eq!(scan(&scanner, &[b'y'; 400]).await.verdict, Verdict::Clean);
+}
+
+#[tokio::test]
+async fn base64_in_another_dialect_is_read_too() {
+    for (from, to) in [("+", "-"), ("/", "_"), ("Q", "Q=")] {
+        // Something in front brings the letters in.
+        let payload = [b"\xfb\xff\xfe>?>".as_slice(), &eicar()].concat();
+        let mail = String::from_utf8(mail(&payload)).unwrap();
+        let (head, body) = mail.split_at(mail.find("com\"").unwrap() + 5);
+        let mail = format!("{head}{}", body.replacen(from, to, 3));
+        let report = scan(&yara(), mail.as_bytes()).await;
+        assert!(matches!(report.verdict, Verdict::Infected(_)), "{from}: {report:?}\n{mail}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_chunking_gives_the_same_verdict(
+        infected: bool,
+        sizes in proptest::collection::vec(1_usize..200, 1..20),
+    ) {
+        let mail = mail(&if infected { eicar() } else { b"harmless".to_vec() });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let report = runtime.block_on(async {
+            let mut scan = yara().begin();
+            let (mut rest, mut at) = (mail.as_slice(), 0);
+            while !rest.is_empty() {
+                let (chunk, tail) = rest.split_at(sizes[at % sizes.len()].min(rest.len()));
+                scan.feed(Bytes::copy_from_slice(chunk));
+                (rest, at) = (tail, at + 1);
+            }
+            scan.finish().await
+        });
+        prop_assert_eq!(matches!(report.verdict, Verdict::Infected(_)), infected);
+        prop_assert_eq!(report.verdict == Verdict::Clean, !infected);
+    }
+}
