@@ -26,7 +26,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 
 pub use tls::{
-    FleetRoots, Peer, device_client_config, peer, server_client_config, server_config, server_peer,
+    FleetRoots, Peer, device_client_config, peer, server_client_config, server_config, server_in,
+    server_peer,
 };
 
 use crate::ticket::KeyFingerprint;

@@ -120,6 +120,14 @@ fn a_box_is_known_by_its_key_and_a_server_by_its_roles() {
 }
 
 #[test]
+fn a_certificate_file_says_whose_it_is() {
+    let ca = FleetCa::create().unwrap();
+    let (certificate, _) = ca.issue(&[Role::Auther], "tokyo-1").unwrap();
+    assert!(server_in(&certificate).unwrap().is_server(Role::Auther));
+    assert!(matches!(server_in("nothing"), Err(IdentityError::Pem { .. })));
+}
+
+#[test]
 fn a_server_is_a_client_too() {
     let fleet = Fleet::new(&[Role::Proxy]);
     let (certificate, key) = fleet.ca.issue(&[Role::Manager], "tokyo-2").unwrap();

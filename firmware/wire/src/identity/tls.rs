@@ -105,6 +105,16 @@ pub fn server_peer(certificates: &[CertificateDer<'_>]) -> Result<Peer, Identity
     parse_first(certificates).map(|parsed| server_named_in(&parsed))
 }
 
+/// Which server a certificate file names, so that a program can say early that it was given one for
+/// another role. Checks no signature.
+///
+/// # Errors
+///
+/// When there is no certificate in it.
+pub fn server_in(certificate_pem: &str) -> Result<Peer, IdentityError> {
+    server_peer(&read_certificates(certificate_pem, "the server's certificate")?)
+}
+
 fn parse_first<'a>(
     certificates: &'a [CertificateDer<'_>],
 ) -> Result<webpki::EndEntityCert<'a>, IdentityError> {

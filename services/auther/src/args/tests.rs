@@ -1,0 +1,123 @@
+use std::fs;
+use std::path::Path;
+
+use super::*;
+
+/// Runs a command line in `directory` and returns what it showed.
+fn avr_auther(directory: &Path, line: &[&str]) -> Result<String, String> {
+    let registry = directory.join("registry.sqlite").display().to_string();
+    let words = ["avr-auther", "--registry", &registry].into_iter().chain(line.iter().copied());
+    let args = Args::try_parse_from(words).map_err(|error| error.to_string())?;
+    let mut out = Vec::new();
+    run(args, &mut out).map_err(|error| format!("{error:#}"))?;
+    Ok(String::from_utf8(out).unwrap())
+}
+
+#[test]
+fn an_operators_day() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |line: &[&str]| avr_auther(directory.path(), line);
+    let mac = "02:00:00:00:00:01";
+    let error = run(&["list"]).unwrap_err();
+    assert!(error.contains("`avr-auther add` makes one"), "{error}");
+    let line = ["add", "02-00-00-00-00-01", "--note", "front desk", "--sessions-max", "50"];
+    assert_eq!(run(&line).unwrap(), format!("added {mac}; its first login binds its key\n"));
+    let error = run(&["add", mac]).unwrap_err();
+    assert!(error.contains("is registered already; `avr-auther remove"), "{error}");
+    assert!(run(&["suspend", mac]).unwrap().contains("runs out within 24 hours"));
+    let list = run(&["list"]).unwrap();
+    let row = list.lines().nth(1).unwrap();
+    assert!(row.starts_with(mac) && row.contains("suspended") && row.ends_with("front desk"));
+    assert_eq!(run(&["resume", mac]).unwrap(), format!("resumed {mac}\n"));
+    assert!(run(&["remove", mac]).unwrap().starts_with("removed"));
+    for verb in ["suspend", "resume", "remove"] {
+        let error = run(&[verb, mac]).unwrap_err();
+        assert!(error.contains("is not registered; `avr-auther list`"), "{error}");
+    }
+}
+
+#[test]
+fn list_json_has_every_box_with_its_fields() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |line: &[&str]| avr_auther(directory.path(), line);
+    run(&["add", "02:00:00:00:00:02", "--note", "2F \"east\""]).unwrap();
+    run(&["add", "02:00:00:00:00:01"]).unwrap();
+    let list: serde_json::Value = serde_json::from_str(&run(&["list", "--json"]).unwrap()).unwrap();
+    let list = list.as_array().unwrap();
+    assert_eq!(list.len(), 2);
+    assert_eq!(list[0]["mac"], "02:00:00:00:00:01");
+    assert_eq!(list[1]["note"], "2F \"east\"");
+    assert_eq!(list[1]["state"], "waiting");
+    assert_eq!(list[1]["sessions_max"], SESSIONS_MAX_DEFAULT);
+    assert!(list[1]["added_s"].as_u64().unwrap() > 1_767_225_600);
+    for field in ["key", "bound_s", "last_login_s", "software"] {
+        assert!(list[1].get(field).unwrap().is_null(), "{field}");
+    }
+    assert_eq!(list[1]["other_key_logins"], 0);
+}
+
+#[test]
+fn an_import_is_all_or_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |line: &[&str]| avr_auther(directory.path(), line);
+    let file = directory.path().join("boxes.csv");
+    let path = file.display().to_string();
+    fs::write(&file, "mac,note\n02:00:00:00:00:01,a\nrubbish,b\n").unwrap();
+    let error = run(&["add", "--csv", &path]).unwrap_err();
+    assert!(error.contains("boxes.csv") && error.contains("line 3: \"rubbish\" is not"), "{error}");
+    assert_eq!(run(&["list"]).unwrap().lines().count(), 1);
+    fs::write(&file, "mac,note\n02:00:00:00:00:01,a\n02:00:00:00:00:02,b\n").unwrap();
+    let shown = run(&["add", "--csv", &path]).unwrap();
+    assert!(shown.starts_with("added 2 boxes; 0 were"), "{shown}");
+    let shown = run(&["add", "--csv", &path]).unwrap();
+    assert!(shown.starts_with("added 0 boxes; 2 were registered already"), "{shown}");
+}
+
+#[test]
+fn bad_arguments_are_explained() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |line: &[&str]| avr_auther(directory.path(), line).unwrap_err();
+    assert!(run(&["add", "nonsense"]).contains("write it as 02:00:5e:10:00:01"));
+    assert!(run(&["add", "ff:ff:ff:ff:ff:ff"]).contains("address of a group"));
+    assert!(run(&["add"]).contains("MAC"));
+    let line = ["add", "02:00:00:00:00:01", "--sessions-max", "0"];
+    assert!(run(&line).contains("from 1 to 100000"));
+    let line = ["issue", "--dir", "x", "--role", "boss", "--name", "n"];
+    assert!(run(&line).contains("write auther, manager or proxy"));
+    let line = ["issue", "--dir", "x", "--role", "proxy"];
+    assert!(run(&line).contains("--name"));
+}
+
+#[test]
+fn a_fleet_is_made_and_its_settings_checked() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |line: &[&str]| avr_auther(directory.path(), line);
+    let fleet = directory.path().join("fleet");
+    let at = fleet.display().to_string();
+    let shown = run(&["init", "--dir", &at]).unwrap();
+    assert_eq!(shown.lines().count(), 4);
+    run(&["issue", "--dir", &at, "--role", "auther", "--role", "manager", "--name", "a"]).unwrap();
+    run(&["issue", "--directory", &at, "--role", "proxy", "b"]).unwrap();
+    let settings = directory.path().join("auther.toml");
+    let text = format!(
+        "fleet_ca = \"{at}/fleet-ca.pem\"\ncertificate = \"{at}/a.crt\"\nkey = \"{at}/a.key\"\n\
+         ticket_key = \"{at}/ticket.key\"\nregistry = \"{at}/registry.sqlite\"\n"
+    );
+    fs::write(&settings, &text).unwrap();
+    let path = settings.display().to_string();
+    let line = ["config", "check", "--config", &path];
+    assert!(run(&line).unwrap().ends_with("auther.toml is good\n"));
+    fs::write(&settings, text.replace("a.crt", "b.crt").replace("a.key", "b.key")).unwrap();
+    let error = run(&line).unwrap_err();
+    assert!(error.contains("auther.toml:2: ") && error.contains("--role auther"), "{error}");
+
+    let args = ["avr-auther", "list", "--config", &path];
+    let mut out = Vec::new();
+    run_with_settings(&args, &mut out);
+    assert!(String::from_utf8(out).unwrap().starts_with("MAC"));
+}
+
+/// The registry is found through the settings.
+fn run_with_settings(words: &[&str], out: &mut Vec<u8>) {
+    run(Args::try_parse_from(words).unwrap(), out).unwrap();
+}
