@@ -1,0 +1,148 @@
+//! The driver on the boxes' side: one connection each, many questions on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use link::{Link, LinkError};
+use service_kit::Drain;
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+use wire::identity::Peer;
+use wire::ticket::KeyFingerprint;
+use wire::{Assign, Busy, Denied, Message, Use};
+
+use crate::Shared;
+use crate::counters::count;
+use crate::fleet::Assignment;
+use crate::lease::ConnectionId;
+
+/// A box that has not shown a good ticket in this time is put off: anybody can make a key and a
+/// handshake.
+pub(crate) const ADMISSION_TIME_MAX: Duration = Duration::from_secs(10);
+/// An admitted box may be silent for so long. It pings, and TCP notices when it is gone.
+pub(crate) const IDLE_TIME_MAX: Duration = Duration::from_secs(60 * 60);
+/// An answer must be taken in this time.
+pub(crate) const SEND_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Why a connection ended, other than in order.
+#[derive(Debug, thiserror::Error)]
+enum BoxError {
+    #[error("step receive")]
+    Receive(#[source] LinkError),
+    #[error("step answer")]
+    Answer(#[source] LinkError),
+    #[error("step answer: not taken within {SEND_TIME_MAX:?}")]
+    AnswerTimedOut,
+    #[error("step receive: no good ticket within {ADMISSION_TIME_MAX:?}")]
+    NotAdmitted,
+    #[error("step receive: {0} is nothing that a box says to a manager")]
+    Unexpected(&'static str),
+}
+
+/// Serves one box until it goes.
+pub(crate) async fn serve(mut link: Link, shared: Arc<Shared>, drain: Drain) {
+    let address = link.peer_address();
+    let Peer::Device(key) = *link.peer() else {
+        count(&shared.counters.misbehaved);
+        warn!(peer = %address, who = %link.peer(), "closed: only boxes ask a manager");
+        return;
+    };
+    let connection = Connection::new(shared);
+    match connection.converse(&mut link, &key, &drain).await {
+        Ok(()) => debug!(peer = %address, "box has gone"),
+        Err(BoxError::Receive(error)) if error.is_closed() => {
+            debug!(peer = %address, error = telemetry::chain(&error), "box has gone");
+        }
+        Err(error) => {
+            count(&connection.shared.counters.misbehaved);
+            warn!(peer = %address, %key, error = telemetry::chain(&error), "connection closed");
+        }
+    }
+    if let Err(error) = link.close().await {
+        debug!(peer = %address, error = telemetry::chain(&error), "not closed in order");
+    }
+}
+
+/// Returns the box's leases when it ends, however it ends.
+struct Connection {
+    id: ConnectionId,
+    shared: Arc<Shared>,
+}
+
+impl Connection {
+    fn new(shared: Arc<Shared>) -> Self {
+        let id = shared.fleet().connected();
+        Self { id, shared }
+    }
+
+    async fn converse(
+        &self,
+        link: &mut Link,
+        key: &KeyFingerprint,
+        drain: &Drain,
+    ) -> Result<(), BoxError> {
+        let mut admitted = false;
+        let admission = tokio::time::Instant::now() + ADMISSION_TIME_MAX;
+        loop {
+            let deadline =
+                if admitted { tokio::time::Instant::now() + IDLE_TIME_MAX } else { admission };
+            let message = tokio::select! {
+                () = drain.started() => return Ok(()),
+                () = tokio::time::sleep_until(deadline) => {
+                    return if admitted { Ok(()) } else { Err(BoxError::NotAdmitted) };
+                }
+                received = link.recv() => received.map_err(BoxError::Receive)?,
+            };
+            match message {
+                Message::Assign(assign) => {
+                    let answer = self.assign(link, key, &assign);
+                    admitted |= !matches!(answer, Message::Denied(_));
+                    timeout(SEND_TIME_MAX, link.send(&answer))
+                        .await
+                        .map_err(|_| BoxError::AnswerTimedOut)?
+                        .map_err(BoxError::Answer)?;
+                }
+                Message::Bye(bye) if admitted => {
+                    let known = self.shared.fleet().bye(self.id, bye.lease);
+                    self.shared.counters.bye(&bye, known);
+                    debug!(session = %bye.session, lease = %bye.lease, known, "bye");
+                }
+                Message::Pong(_) => {}
+                other => return Err(BoxError::Unexpected(other.name())),
+            }
+        }
+    }
+
+    fn assign(&self, link: &Link, key: &KeyFingerprint, assign: &Assign) -> Message {
+        let Shared { tickets, clock, counters, .. } = &*self.shared;
+        let address = link.peer_address();
+        let ticket = match tickets.verify(&assign.ticket, clock(), key) {
+            Ok(ticket) => ticket,
+            Err(error) => {
+                count(&counters.denied);
+                warn!(peer = %address, %key, %error, step = "assign", "denied");
+                return Message::Denied(Denied { reason: error.denied_reason() });
+            }
+        };
+        let now = tokio::time::Instant::now().into_std();
+        let assignment = self.shared.fleet().assign(self.id, &assign.exclude, now);
+        match assignment {
+            Assignment::Use { lease, proxy, alternates } => {
+                count(&counters.used);
+                debug!(mac = %ticket.mac, %lease, %proxy, alternates = alternates.len(), "use");
+                Message::Use(Use { lease, proxy, alternates })
+            }
+            Assignment::Busy => {
+                count(&counters.busy);
+                info!(mac = %ticket.mac, excluded = assign.exclude.len(), "busy: no proxy to name");
+                Message::Busy(Busy { retry_after_ms: self.shared.retry_after_ms })
+            }
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.shared.fleet().disconnected(self.id);
+    }
+}

@@ -1,0 +1,244 @@
+//! The settings file, `manager.toml`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config::{ConfigError, Document};
+use serde::Deserialize;
+use service_kit::{LogFormat, Tls, files, host};
+use wire::ticket::TicketVerifier;
+
+use crate::fleet::Selection;
+use crate::health::HealthSettings;
+use crate::table::Table;
+
+/// Good polls in a row that unmark a proxy.
+pub const RECOVER_POLLS: u32 = 3;
+/// Where a program without `--config` looks.
+pub const DEFAULT_PATH: &str = "/etc/avr/manager.toml";
+
+/// The file as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    /// Address and port for boxes, as in `"0.0.0.0:4651"`.
+    listen: SocketAddr,
+    /// The fleet CA's certificate (PEM).
+    fleet_ca: PathBuf,
+    /// This server's certificate (PEM).
+    certificate: PathBuf,
+    /// This server's private key (PEM).
+    key: PathBuf,
+    /// The fleet's public ticket key (PEM).
+    ticket_key: PathBuf,
+    /// The management table: see [`crate::table`].
+    proxy_address: String,
+    /// Local address to public address.
+    #[serde(default)]
+    public: BTreeMap<String, String>,
+    /// How a proxy is chosen. Default `"two-choices"`.
+    #[serde(default)]
+    selection: Selection,
+    /// Above this one-minute load average a proxy is not named. Default 8.
+    #[serde(default = "load_average_max")]
+    load_average_max: f64,
+    /// An overloaded proxy has to come down to this. Default three quarters of the maximum.
+    load_average_recover: Option<f64>,
+    /// From one poll of a proxy to the next, in milliseconds. Default 1000. A dead proxy is named
+    /// for at most this and `poll_timeout_ms` together; one whose program ends, not at all.
+    #[serde(default = "poll_ms")]
+    poll_interval_ms: u64,
+    /// For a poll, connecting included, in milliseconds. Default 1000.
+    #[serde(default = "poll_ms")]
+    poll_timeout_ms: u64,
+    /// Connections of boxes at once; each costs a file descriptor and about 20 KiB. Default 8192.
+    #[serde(default = "connections_max")]
+    connections_max: usize,
+    /// Log lines as `"text"` or `"json"`. Default text.
+    #[serde(default)]
+    log: LogFormat,
+}
+
+fn load_average_max() -> f64 {
+    8.0
+}
+
+fn poll_ms() -> u64 {
+    1_000
+}
+
+fn connections_max() -> usize {
+    8_192
+}
+
+/// Longest poll interval and timeout that make sense, in milliseconds.
+const POLL_MS_MAX: u64 = 60_000;
+
+/// The settings, checked, with the keys that they name. See the file's example for what each is.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the file's keys, documented there")]
+pub struct Settings {
+    pub listen: SocketAddr,
+    pub tls: Tls,
+    pub tickets: TicketVerifier,
+    pub table: Table,
+    pub selection: Selection,
+    pub health: HealthSettings,
+    pub poll_interval: Duration,
+    pub poll_timeout: Duration,
+    pub connections_max: usize,
+    /// A manager's connections have nothing to finish: boxes ask the next one.
+    pub drain_max: Duration,
+    pub log: LogFormat,
+}
+
+impl Settings {
+    /// Reads the file and the keys and certificates it names. Binds nothing.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its line and what to write instead.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::from_document(&Document::load(path)?)
+    }
+
+    /// [`Settings::load`] for a document that is read already.
+    ///
+    /// # Errors
+    /// See [`Settings::load`].
+    pub fn from_document(document: &Document) -> Result<Self, ConfigError> {
+        let file: File = document.parse()?;
+        let table = Table::parse(&file.proxy_address, &file.public)
+            .map_err(|error| document.invalid(&error.key, error.problem, error.remedy))?;
+        let health = health(document, &file)?;
+        let poll = |key, value_ms| match value_ms {
+            1..=POLL_MS_MAX => Ok(Duration::from_millis(value_ms)),
+            _ => Err(document.invalid(
+                key,
+                format!("`{key}`: {value_ms} ms is no sensible time"),
+                format!("write a whole number from 1 to {POLL_MS_MAX} instead"),
+            )),
+        };
+        let poll_interval = poll("poll_interval_ms", file.poll_interval_ms)?;
+        let poll_timeout = poll("poll_timeout_ms", file.poll_timeout_ms)?;
+        if file.connections_max == 0 {
+            return Err(document.invalid(
+                "connections_max",
+                "`connections_max`: no box could connect",
+                "write 1 or more instead",
+            ));
+        }
+        let in_settings = |error: files::FileError| error.in_settings(document);
+        Ok(Self {
+            listen: file.listen,
+            tls: Tls::load(&file.fleet_ca, &file.certificate, &file.key).map_err(in_settings)?,
+            tickets: files::ticket_verifier(&file.ticket_key).map_err(in_settings)?,
+            table,
+            selection: file.selection,
+            health,
+            poll_interval,
+            poll_timeout,
+            connections_max: file.connections_max,
+            drain_max: Duration::from_secs(5),
+            log: file.log,
+        })
+    }
+}
+
+fn health(document: &Document, file: &File) -> Result<HealthSettings, ConfigError> {
+    let max = milli(document, "load_average_max", file.load_average_max)?;
+    let recover = match file.load_average_recover {
+        Some(recover) => milli(document, "load_average_recover", recover)?,
+        None => max / 4 * 3,
+    };
+    if recover > max {
+        return Err(document.invalid(
+            "load_average_recover",
+            "`load_average_recover` is above load_average_max: an overloaded proxy would flap",
+            "write a smaller number instead, or leave it out",
+        ));
+    }
+    Ok(HealthSettings {
+        load_average_max_milli: max,
+        load_average_recover_milli: recover,
+        recover_polls: RECOVER_POLLS,
+    })
+}
+
+/// A load average in thousandths.
+fn milli(document: &Document, key: &str, value: f64) -> Result<u32, ConfigError> {
+    // By way of its decimal digits, which is exact and needs no cast.
+    host::milli(&value.to_string()).filter(|&milli| milli > 0).ok_or_else(|| {
+        document.invalid(
+            key,
+            format!("`{key}`: {value} is no load average"),
+            "write a number above 0 instead, as in 8.0",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "listen = \"127.0.0.1:0\"\nfleet_ca = \"x\"\ncertificate = \"x\"\n\
+                        key = \"x\"\nticket_key = \"x\"\nproxy_address = \"10.0.0.1\"\n";
+    const PUBLIC: &str = "[public]\n\"10.0.0.1\" = \"203.0.113.10\"\n";
+
+    /// The error for this text between a file that is good but for its keys.
+    fn error(more: &str) -> String {
+        let document = Document::from_text("manager.toml", format!("{GOOD}{more}{PUBLIC}"));
+        Settings::from_document(&document).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn errors_name_line_and_remedy() {
+        assert_eq!(
+            error("load_average_max = 4\nload_average_recover = 4.5\n"),
+            "manager.toml:8: `load_average_recover` is above load_average_max: \
+             an overloaded proxy would flap; write a smaller number instead, or leave it out"
+        );
+        assert_eq!(
+            error("load_average_max = -1\n"),
+            "manager.toml:7: `load_average_max`: -1 is no load average; \
+             write a number above 0 instead, as in 8.0"
+        );
+        assert!(error("load_average_max = nan\n").contains("NaN is no load average"));
+        assert_eq!(
+            error("poll_timeout_ms = 0\n"),
+            "manager.toml:7: `poll_timeout_ms`: 0 ms is no sensible time; \
+             write a whole number from 1 to 60000 instead"
+        );
+        assert_eq!(
+            error("selection = \"two_choices\"\n"),
+            "manager.toml:7: `selection`: unknown value \"two_choices\"; write \"two-choices\" \
+             instead (possible: \"two-choices\", \"table\", \"least-load\")"
+        );
+        assert_eq!(
+            error("connections_max = 0\n"),
+            "manager.toml:7: `connections_max`: no box could connect; write 1 or more instead"
+        );
+        // All of it right: then the first key file is what is missing.
+        assert!(error("load_average_max = 8.5\n").starts_with("manager.toml:2: `fleet_ca`: "));
+    }
+
+    #[test]
+    fn mistakes_in_the_table_are_blamed_on_its_lines() {
+        let text = format!("{GOOD}[public]\n\"10.0.0.9\" = \"203.0.113.10\"\n");
+        let document = Document::from_text("manager.toml", text);
+        assert_eq!(
+            Settings::from_document(&document).unwrap_err().to_string(),
+            "manager.toml:6: 10.0.0.1 has no public address; \
+             write `\"10.0.0.1\" = \"PUBLIC-ADDRESS:PORT\"` under [public]"
+        );
+    }
+
+    #[test]
+    fn the_example_is_good_but_for_its_keys() {
+        let text = include_str!("../manager.example.toml");
+        let document = Document::from_text("manager.example.toml", text);
+        let error = Settings::from_document(&document).unwrap_err().to_string();
+        assert!(error.contains("`fleet_ca`: cannot read /etc/avr/fleet-ca.pem"), "{error}");
+    }
+}
