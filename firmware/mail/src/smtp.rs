@@ -49,6 +49,9 @@ pub const COMMAND_LINE_BYTES_MAX: usize = 12_288 + 2;
 pub const PIPELINED_COMMANDS_MAX: usize = 128;
 /// The client is not read from while more than this of it waits.
 pub const UNPROCESSED_BYTES_MAX: usize = 16 * 1024;
+/// A message is cut into outputs only while fewer than this wait, because one chunk of nothing but
+/// dots can make thousands.
+pub const OUTPUTS_MAX: usize = 256;
 /// Most accepted recipients in an [`Envelope`]; further ones are served, but not listed.
 pub const RECIPIENTS_KEPT_MAX: usize = 32;
 /// Most commands that are answered here and never reach the server, whose own limit on errors
@@ -80,6 +83,8 @@ pub struct SmtpSession {
     to_client: Outlet,
     to_server: Outlet,
     outputs: VecDeque<Output>,
+    /// Of the last call that said it.
+    now: Instant,
     refused: u32,
     lines: u64,
     replies: u64,
@@ -187,27 +192,30 @@ impl SmtpSession {
             to_client: Outlet::Open,
             to_server: Outlet::Open,
             outputs: VecDeque::new(),
+            now,
             refused: 0,
             lines: 0,
             replies: 0,
             client_watch: Watch::default(),
             server_watch: Watch::default(),
         };
-        session.watch(now);
+        session.watch();
         session
     }
 
     /// See [`crate::Session::receive`].
     pub fn receive(&mut self, from: Side, bytes: Bytes, now: Instant) {
+        self.now = now;
         match from {
             Side::Client => self.client.push(bytes),
             Side::Server => self.server.push(bytes),
         }
-        self.run(now);
+        self.run();
     }
 
     /// See [`crate::Session::receive_end`].
     pub fn receive_end(&mut self, from: Side, end: End, now: Instant) {
+        self.now = now;
         if matches!(self.phase, Phase::Closed) {
             return;
         }
@@ -221,11 +229,12 @@ impl SmtpSession {
                 self.close(End::Reset);
             }
         }
-        self.run(now);
+        self.run();
     }
 
     /// See [`crate::Session::verdict`].
     pub fn verdict(&mut self, decision: Decision, now: Instant) {
+        self.now = now;
         let Phase::Held(marker) = &self.phase else { return };
         match decision {
             Decision::Release => {
@@ -237,11 +246,14 @@ impl SmtpSession {
             Decision::Refuse(finding) => self.refuse_message(text::refused(&finding)),
             Decision::Tempfail { reason } => self.refuse_message(text::tempfailed(&reason)),
         }
-        self.run(now);
+        self.run();
     }
 
     /// See [`crate::Session::poll_output`].
     pub fn poll_output(&mut self) -> Option<Output> {
+        if self.outputs.is_empty() && matches!(self.phase, Phase::Message(_)) {
+            self.run();
+        }
         self.outputs.pop_front()
     }
 
@@ -253,8 +265,9 @@ impl SmtpSession {
 
     /// See [`crate::Session::handle_timeout`].
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.expire(now);
-        self.run(now);
+        self.now = now;
+        self.expire();
+        self.run();
     }
 
     /// See [`crate::Session::wants`].
@@ -282,13 +295,13 @@ impl SmtpSession {
     }
 
     /// Handles all that can be handled.
-    fn run(&mut self, now: Instant) {
+    fn run(&mut self) {
         // One reply at a time, and the client in between, as if each reply had come alone.
-        while self.serve_client() || self.serve_server(now) {}
+        while self.serve_client() || self.serve_server() {}
         if self.client_ended {
             self.end_client();
         }
-        self.watch(now);
+        self.watch();
     }
 }
 
@@ -366,9 +379,7 @@ impl SmtpSession {
     }
 
     fn relay(&mut self, reply: Reply) {
-        for line in reply.into_lines() {
-            self.send(Side::Client, line);
-        }
+        self.send(Side::Client, reply.into_bytes());
     }
 
     fn outlet(&mut self, to: Side) -> &mut Outlet {

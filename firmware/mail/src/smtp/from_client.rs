@@ -5,8 +5,8 @@ use bytes::Bytes;
 use super::command::{self, Command};
 use super::inbox::Line;
 use super::{
-    AfterDrain, COMMAND_LINE_BYTES_MAX, Outlet, Pending, Phase, REFUSED_COMMANDS_MAX, SmtpSession,
-    text,
+    AfterDrain, COMMAND_LINE_BYTES_MAX, OUTPUTS_MAX, Outlet, Pending, Phase, REFUSED_COMMANDS_MAX,
+    SmtpSession, text,
 };
 use crate::dot::Piece;
 use crate::{End, Event, Output, Side, Violation};
@@ -156,9 +156,14 @@ impl SmtpSession {
 
     /// Passes on what has come of the message. True if something changed.
     fn message(&mut self) -> bool {
+        if self.outputs.len() >= OUTPUTS_MAX {
+            return false;
+        }
         let Some(mut chunk) = self.client.take_chunk() else { return false };
         let Phase::Message(transfer) = &mut self.phase else { return false };
-        while let Some(piece) = transfer.framer.advance(&mut chunk) {
+        while self.outputs.len() < OUTPUTS_MAX
+            && let Some(piece) = transfer.framer.advance(&mut chunk)
+        {
             match piece {
                 Piece::Data { wire, content } => {
                     transfer.bytes = transfer.bytes.saturating_add(wire.len() as u64);
@@ -186,6 +191,8 @@ impl SmtpSession {
                 }
             }
         }
+        // What is left over goes on when the outputs have been taken.
+        self.client.push_front(chunk);
         true
     }
 
@@ -227,7 +234,7 @@ impl SmtpSession {
                     self.phase = Phase::Closed;
                 }
             }
-            Phase::Message(_) => {
+            Phase::Message(_) if self.client.is_empty() => {
                 self.outputs.push_back(Output::MessageAbort);
                 self.shutdown(Side::Server, End::Reset);
                 self.close(End::Fin);

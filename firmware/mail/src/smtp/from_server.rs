@@ -1,7 +1,6 @@
 //! What the server says: replies, and the end of its direction.
 
 use std::mem;
-use std::time::Instant;
 
 use super::reply::Reply;
 use super::{AfterDrain, Outlet, Pending, Phase, RECIPIENTS_KEPT_MAX, SmtpSession, Transfer, text};
@@ -10,7 +9,7 @@ use crate::{End, Event, OpaqueReason, Output, Side, Violation};
 
 impl SmtpSession {
     /// True if something changed.
-    pub(super) fn serve_server(&mut self, now: Instant) -> bool {
+    pub(super) fn serve_server(&mut self) -> bool {
         match self.phase {
             Phase::Orphan | Phase::Drain { .. } | Phase::Closed => {
                 self.server.clear();
@@ -32,7 +31,7 @@ impl SmtpSession {
             _ => match self.reply.read(&mut self.server) {
                 Ok(Some(reply)) => {
                     self.replies += 1;
-                    self.answer(reply, now);
+                    self.answer(reply);
                     true
                 }
                 Ok(None) => false,
@@ -45,7 +44,7 @@ impl SmtpSession {
     }
 
     /// A reply, whatever it answers.
-    fn answer(&mut self, reply: Reply, now: Instant) {
+    fn answer(&mut self, reply: Reply) {
         if matches!(self.phase, Phase::Message(_) | Phase::Held(_)) {
             self.answer_early(reply);
             return;
@@ -68,20 +67,18 @@ impl SmtpSession {
             (_, class) => class != 3,
         };
         if is_expected {
-            self.answer_pending(pending, reply, now);
+            self.answer_pending(pending, reply);
             self.flush_own();
         } else {
             self.violation(Side::Server, Violation::UnexpectedReply, text::SERVER_BROKEN);
         }
     }
 
-    fn answer_pending(&mut self, pending: Pending, reply: Reply, now: Instant) {
+    fn answer_pending(&mut self, pending: Pending, reply: Reply) {
         let code = reply.code;
         let accepted = reply.class() == 2;
         if accepted && matches!(pending, Pending::Ehlo) {
-            for line in reply.into_masked_lines() {
-                self.send(Side::Client, line);
-            }
+            self.send(Side::Client, reply.into_masked_bytes());
         } else {
             self.relay(reply);
         }
@@ -99,8 +96,11 @@ impl SmtpSession {
             }
             Pending::Data if code == 354 => {
                 self.outputs.push_back(Output::MessageBegin(self.transaction.clone()));
-                self.phase =
-                    Phase::Message(Transfer { framer: DotFramer::new(), since: now, bytes: 0 });
+                self.phase = Phase::Message(Transfer {
+                    framer: DotFramer::new(),
+                    since: self.now,
+                    bytes: 0,
+                });
             }
             Pending::Auth if code == 334 => self.phase = Phase::Sasl,
             Pending::Auth if accepted => {
@@ -128,7 +128,7 @@ impl SmtpSession {
     fn answer_early(&mut self, reply: Reply) {
         if reply.class() >= 4 {
             self.outputs.push_back(Output::MessageAbort);
-            self.refuse_message(reply.into_lines().concat().into());
+            self.refuse_message(reply.into_bytes());
         } else {
             let what = Violation::UnexpectedReply;
             self.event(Event::Violation { side: Side::Server, what });
@@ -158,7 +158,14 @@ impl SmtpSession {
                     self.phase = Phase::Opaque;
                 }
             }
-            _ => self.close(End::Fin),
+            _ => {
+                // What else was asked for gets no answer any more, but our reason is known.
+                if let Some(Pending::Last(text)) = self.pending.back() {
+                    let text = *text;
+                    self.send(Side::Client, text.into());
+                }
+                self.close(End::Fin);
+            }
         }
     }
 }

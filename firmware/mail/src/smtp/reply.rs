@@ -81,13 +81,13 @@ impl Reply {
     }
 
     /// As it came.
-    pub(super) fn into_lines(self) -> Vec<Bytes> {
-        self.lines
+    pub(super) fn into_bytes(self) -> Bytes {
+        join(self.lines)
     }
 
     /// The reply to EHLO without the masked keywords; every other line as it came, but for the mark
     /// behind the code of the line that has become the last one.
-    pub(super) fn into_masked_lines(self) -> Vec<Bytes> {
+    pub(super) fn into_masked_bytes(self) -> Bytes {
         let mut lines = self.lines;
         // The first line is the greeting, whatever it says (RFC 5321 section 4.1.1.1).
         let mut is_first = true;
@@ -99,7 +99,7 @@ impl Reply {
             changed[3] = b' ';
             *last = changed.freeze();
         }
-        lines
+        join(lines)
     }
 }
 
@@ -107,6 +107,11 @@ impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reply").field("code", &self.code).finish_non_exhaustive()
     }
+}
+
+/// Copies only what has several lines.
+fn join(mut lines: Vec<Bytes>) -> Bytes {
+    if lines.len() > 1 { lines.concat().into() } else { lines.pop().unwrap_or_default() }
 }
 
 /// The code, and whether this is the last line of its reply.
@@ -150,7 +155,7 @@ mod tests {
 
     fn masked(text: &str) -> String {
         let reply = read(text.as_bytes()).unwrap().unwrap();
-        String::from_utf8(reply.into_masked_lines().concat()).unwrap()
+        String::from_utf8(reply.into_masked_bytes().to_vec()).unwrap()
     }
 
     #[test]
@@ -163,7 +168,7 @@ mod tests {
         ] {
             let reply = read(text.as_bytes()).unwrap().unwrap();
             assert_eq!(reply.code, code);
-            assert_eq!(reply.into_lines().concat(), text.as_bytes());
+            assert_eq!(reply.into_bytes(), text.as_bytes());
         }
         assert!(read(b"250-a\r\n250").unwrap().is_none());
     }

@@ -2,6 +2,7 @@
 //! bytes in one piece, one by one, and in random pieces.
 
 mod commands;
+mod corpus;
 mod ends;
 mod limits;
 mod messages;
@@ -45,25 +46,25 @@ struct Lab {
     to_server: Vec<u8>,
     content: Vec<u8>,
     did: Vec<String>,
-    /// Answers every message at once, by what is in it.
-    judges: bool,
+    /// Answers every message at once; one with this in it is refused.
+    judges: Option<&'static str>,
 }
 
 impl Lab {
     fn new() -> Self {
-        let now = epoch();
+        let now = testkit::epoch();
         let session = SmtpSession::new(&crate::Settings::default(), now);
         let (to_client, to_server, content, did) = Default::default();
-        Self { session, now, to_client, to_server, content, did, judges: false }
+        Self { session, now, to_client, to_server, content, did, judges: None }
     }
 
     fn drain(&mut self) {
         while let Some(output) = self.session.poll_output() {
             let is_end = output == Output::MessageEnd;
             self.note(output);
-            if is_end && self.judges {
+            if is_end && let Some(evil) = self.judges {
                 let note = self.did.last().map_or("", String::as_str);
-                let decision = if note.contains("EVIL") {
+                let decision = if note.contains(evil) {
                     Decision::Refuse(finding("Evil"))
                 } else if note.contains("LATER") {
                     Decision::Tempfail { reason: "Later".to_owned() }
@@ -171,12 +172,6 @@ impl Lab {
 
 fn escape(text: &str) -> String {
     text.as_bytes().escape_ascii().to_string()
-}
-
-/// Any instant will do: nothing here looks at a clock again.
-#[allow(clippy::disallowed_methods, reason = "an Instant cannot be made in another way")]
-fn epoch() -> Instant {
-    Instant::now()
 }
 
 /// Plays a script in whole pieces, byte by byte, and in odd pieces.

@@ -147,13 +147,14 @@ impl SmtpSession {
     }
 
     /// Looks what is waited for now.
-    pub(super) fn watch(&mut self, now: Instant) {
-        self.client_watch.set(self.client_wait(), &self.timeouts, now);
-        self.server_watch.set(self.server_wait(), &self.timeouts, now);
+    pub(super) fn watch(&mut self) {
+        self.client_watch.set(self.client_wait(), &self.timeouts, self.now);
+        self.server_watch.set(self.server_wait(), &self.timeouts, self.now);
     }
 
     /// Acts on the waits that are over.
-    pub(super) fn expire(&mut self, now: Instant) {
+    pub(super) fn expire(&mut self) {
+        let now = self.now;
         let is_slow = self.transfer_deadline().is_some_and(|deadline| deadline <= now);
         if let Some(wait) = self.server_watch.expired(now) {
             if wait == Wait::Verdict {

@@ -197,3 +197,18 @@ fn both_resets_are_passed_on() {
     play(&[GREETED, &[CEnd(End::Reset), Did(&["Reset Client", "Reset Server"])]]);
     play(&[GREETED, &[SEnd(End::Reset), Did(&["Reset Client", "Reset Server"])]]);
 }
+
+#[test]
+fn a_last_word_survives_a_server_that_ends_without_answering() {
+    play(&[
+        GREETED,
+        &[
+            C("NOOP\r\nBDAT 3\r\nabc"),
+            ToS("NOOP\r\n"),
+            ToC(""),
+            SEnd(End::Fin),
+            ToC("502 5.5.1 BDAT is not available, closing the connection\r\n"),
+            Did(&["ForbiddenCommand by Client", "Fin Client", "Fin Server"]),
+        ],
+    ]);
+}

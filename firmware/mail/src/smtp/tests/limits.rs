@@ -176,3 +176,44 @@ fn a_verdict_that_never_comes_defers_the_mail() {
         ],
     ]);
 }
+
+#[test]
+fn outputs_are_made_as_they_are_taken() {
+    let mut lab = Lab::play(&[GREETED, DATA].concat(), &mut std::iter::empty());
+    let body = "..\r\n".repeat(10_000) + ".\r\n";
+    lab.session.receive(Side::Client, body.clone().into(), lab.now);
+    let (mut taken, mut most) = (0, 0);
+    while let Some(output) = lab.session.poll_output() {
+        lab.note(output);
+        taken += 1;
+        most = most.max(lab.session.outputs.len());
+    }
+    assert!(taken > 20_000 && most < OUTPUTS_MAX + 4, "{taken} {most}");
+    assert_eq!(lab.to_server, body.strip_suffix("\r\n.\r\n").unwrap().as_bytes());
+    assert_eq!(lab.did, [format!("end {}", escape(&".\r\n".repeat(10_000)))]);
+}
+
+#[test]
+fn a_client_of_a_lost_server_may_not_stay_for_ever() {
+    play(&[
+        GREETED,
+        DATA,
+        HELD,
+        &[
+            refuse("Eicar"),
+            Did(&["Reset Server"]),
+            ToC("554 5.7.1 Message refused: Eicar\r\n"),
+            After(329),
+            Did(&[]),
+            After(1),
+            ToC("421 4.4.2 Timeout, closing the connection\r\n"),
+            Did(&["timeout of Client", "Fin Client"]),
+        ],
+    ]);
+}
+
+#[test]
+fn a_session_is_small() {
+    // A thousand idle ones must fit a small box many times.
+    assert!(size_of::<SmtpSession>() <= 4 * 1_024);
+}

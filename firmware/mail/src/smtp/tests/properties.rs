@@ -61,7 +61,7 @@ fn exchange(
     sizes: &mut dyn Iterator<Item = usize>,
 ) -> Outcome {
     let mut lab = Lab::new();
-    lab.judges = true;
+    lab.judges = Some("EVIL");
     lab.send(Side::Server, b"220 mx\r\n", sizes);
     for (client, server) in exchanges {
         lab.send(Side::Client, client.as_bytes(), sizes);
@@ -140,7 +140,7 @@ proptest! {
     ) {
         const CHUNK_BYTES: usize = 70_000;
         let mut lab = Lab::new();
-        lab.judges = true;
+        lab.judges = Some("EVIL");
         lab.send(Side::Server, b"220 mx\r\n", &mut std::iter::empty());
         for (is_client, exchange, noise, cut, action) in moves {
             let side = if is_client { Side::Client } else { Side::Server };
