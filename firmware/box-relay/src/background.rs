@@ -1,0 +1,193 @@
+//! The tasks that keep lists fresh, probe the dead, and deliver `Bye`s.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use wire::identity::Role;
+use wire::{Assign, Bye, Message};
+
+use crate::limits::{PROBES_MAX, STRAY_MESSAGES_MAX};
+use crate::login::on_disk;
+use crate::manager_link::{self, Reply, Request};
+use crate::shared::{Named, Shared, now};
+use crate::{dns, store};
+
+/// How often a `Bye` is offered to a manager whose queue is full.
+const BYE_TRIES: u32 = 20;
+/// Pause between two such offers.
+const BYE_PAUSE: Duration = Duration::from_millis(50);
+
+/// Asks DNS for the managers whenever their time to live has ended, for ever.
+pub(crate) async fn keep_list(shared: Arc<Shared>) {
+    loop {
+        let at = Instant::from_std(shared.core().managers_named.ask_at());
+        if Instant::now() < at {
+            tokio::select! {
+                () = sleep_until(at) => {}
+                () = shared.bells.directory.notified() => {}
+            }
+            continue;
+        }
+        refresh(&shared, Named::Managers).await;
+    }
+}
+
+/// Asks DNS for one of the names now, and keeps what it says.
+pub(crate) async fn refresh(shared: &Arc<Shared>, kind: Named) {
+    let name = shared.core().directory(kind).name().to_owned();
+    let settings = &shared.settings;
+    let resolvers = dns::resolvers(&settings.resolvers, &settings.resolv_conf);
+    let found = dns::lookup(&name, &resolvers, &settings.timing).await;
+    let now_s = shared.now_s();
+    match found {
+        Ok(answer) => {
+            let record = {
+                let mut core = shared.core();
+                core.counters.lookups += 1;
+                core.directory(kind).answered(answer, now(), now_s)
+            };
+            if kind == Named::Managers {
+                shared.take_list();
+            }
+            if let Some(record) = record {
+                let path = shared.list_path(kind);
+                on_disk(move || store::save(&path, &record)).await;
+            }
+        }
+        Err(error) => {
+            let mut core = shared.core();
+            core.counters.lookups_failed += 1;
+            let directory = core.directory(kind);
+            directory.failed(now());
+            let known = directory.addresses().len();
+            drop(core);
+            let error = telemetry::chain(&error);
+            tracing::warn!(name, known, error, "DNS failed; the known list stays in use");
+        }
+    }
+}
+
+/// Probes dead managers and proxies when they are due, for ever.
+pub(crate) async fn probe(shared: Arc<Shared>) {
+    let room = Arc::new(Semaphore::new(PROBES_MAX));
+    loop {
+        while probe_manager(&shared) {}
+        loop {
+            let due = shared.core().proxies.due_probe(now());
+            let Some((proxy, manager)) = due else { break };
+            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+            let task = Arc::clone(&shared);
+            shared.spawn(async move {
+                probe_proxy(&task, proxy, manager).await;
+                drop(permit);
+            });
+        }
+        let next = {
+            let core = shared.core();
+            [core.managers.next_probe(), core.proxies.next_probe()].into_iter().flatten().min()
+        };
+        let bell = shared.bells.prober.notified();
+        match next {
+            Some(next) => tokio::select! {
+                () = sleep_until(next.into()) => {}
+                () = bell => {}
+            },
+            None => bell.await,
+        }
+    }
+}
+
+/// Starts the next manager probe that is due, if there is one. Its task tells the core how it went.
+///
+/// One that had left an `Assign` unanswered has to answer one before it is believed again: a pong
+/// shows no more than that the connection is there.
+fn probe_manager(shared: &Arc<Shared>) -> bool {
+    let now = now();
+    let mut core = shared.core();
+    let Some((manager, deaf)) = core.managers.due_probe(now) else { return false };
+    core.counters.probes += 1;
+    let request = match core.ticket(now) {
+        Ok(ticket) if deaf => {
+            let exclude = core.proxies.excluded(manager, now);
+            let (to, answer) = tokio::sync::oneshot::channel();
+            let task = Arc::clone(shared);
+            shared.spawn(async move {
+                if let Ok(Reply::Use(answer)) = answer.await {
+                    // Not needed: given back.
+                    drop(task.lease(manager, answer.lease));
+                }
+            });
+            Request::Assign(Box::new(Assign { ticket, exclude }), to)
+        }
+        _ => Request::Probe,
+    };
+    // A full queue means that its task has more than enough to find out by.
+    let _ = manager_link::request(shared, &mut core, manager, request);
+    true
+}
+
+async fn probe_proxy(shared: &Arc<Shared>, proxy: SocketAddr, manager: SocketAddr) {
+    shared.core().counters.probes += 1;
+    let answered = timeout(shared.timing().probe_max, async {
+        let tls = Arc::clone(&shared.tls);
+        let mut link =
+            link::connect(proxy, Role::Proxy, tls, shared.timing().probe_max).await.ok()?;
+        let number = dns::random_u16().into();
+        link.send(&Message::Ping(number)).await.ok()?;
+        for _ in 0..STRAY_MESSAGES_MAX {
+            if link.recv().await.ok()? == Message::Pong(number) {
+                let _ = link.close().await;
+                return Some(());
+            }
+        }
+        None
+    });
+    if answered.await.ok().flatten().is_none() {
+        shared.core().proxies.failed(proxy, manager, now());
+        shared.bells.prober.notify_one();
+        return;
+    }
+    let recovered = {
+        let mut core = shared.core();
+        core.managers.release(manager);
+        core.proxies.recovered(proxy, now())
+    };
+    if recovered {
+        tracing::info!(%proxy, "proxy is back");
+        shared.recovered();
+    }
+}
+
+/// Hands each `Bye` to its manager's connection.
+pub(crate) async fn deliver_byes(
+    shared: Arc<Shared>,
+    mut queue: mpsc::Receiver<(SocketAddr, Bye)>,
+) {
+    while let Some((manager, bye)) = queue.recv().await {
+        let mut request = Request::Bye(Box::new(bye));
+        for attempt in 0..BYE_TRIES {
+            if attempt > 0 {
+                sleep(BYE_PAUSE).await;
+            }
+            let mut core = shared.core();
+            // A dead manager counts anew when it comes back.
+            if core.managers.is_dead(manager) && !core.links.contains_key(&manager) {
+                break;
+            }
+            match manager_link::request(&shared, &mut core, manager, request) {
+                Ok(()) => {
+                    core.counters.byes += 1;
+                    request = Request::Probe;
+                    break;
+                }
+                Err(back) => request = back,
+            }
+        }
+        if matches!(request, Request::Bye(_)) {
+            shared.core().counters.byes_lost += 1;
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! One session's way: a warm link, or a proxy raced for, or direct.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use link::{Link, LinkError, SessionStream};
+use tokio::time::{Instant, timeout_at};
+use wire::{DeniedReason, HOPS_MAX, Message, Open, Protocol, RefusedReason, SessionId};
+
+use crate::assign::{self, Path};
+use crate::direct;
+use crate::limits::{ATTEMPTS_MAX, STRAY_MESSAGES_MAX};
+use crate::shared::{Shared, now};
+use crate::warm;
+use crate::way::{DirectReason, OpenError, Upstream, UpstreamStream, Way};
+
+/// What a session wants.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) destination: SocketAddr,
+    pub(crate) protocol: Protocol,
+    pub(crate) session: SessionId,
+}
+
+/// How a session's relay setup ended without a stream.
+enum NotRelayed {
+    /// The mail server's answer, as the proxy reports it: the client's to see.
+    Server(OpenError),
+    /// Go direct.
+    Direct(DirectReason),
+}
+
+/// How one proxy took an `Open`.
+enum Attempt {
+    Opened(Upstream),
+    Server(OpenError),
+    Direct(DirectReason),
+    /// Try another proxy. What is to be remembered of this one, is.
+    Elsewhere,
+    /// As `Elsewhere`, and this is the reason if no other is found.
+    Denied(DeniedReason),
+}
+
+/// The first word a proxy says to an `Open`.
+enum FirstWord {
+    Opening,
+    Opened,
+    Refused(RefusedReason),
+    Denied(DeniedReason),
+}
+
+/// Why a proxy said nothing useful.
+#[derive(Debug, thiserror::Error)]
+enum ProxyError {
+    #[error("talk to the proxy")]
+    Link(#[from] LinkError),
+    #[error("the proxy sent what has no place here")]
+    Unexpected,
+    #[error("the proxy did not answer in time")]
+    Silent,
+}
+
+/// Opens a session the best way there is at this moment.
+pub(crate) async fn open(shared: &Arc<Shared>, wanted: Wanted) -> Result<Upstream, OpenError> {
+    let outcome = match relayed(shared, wanted).await {
+        Ok(upstream) => Ok(upstream),
+        Err(NotRelayed::Server(error)) => Err(error),
+        Err(NotRelayed::Direct(reason)) => {
+            tracing::debug!(session = %wanted.session, %reason, "session goes direct");
+            direct::open(&shared.settings, wanted.destination, reason).await
+        }
+    };
+    shared.core().counters.count(&outcome);
+    if let Ok(upstream) = &outcome {
+        shared.core().last_way = Some(upstream.way);
+    }
+    outcome
+}
+
+async fn relayed(shared: &Arc<Shared>, wanted: Wanted) -> Result<Upstream, NotRelayed> {
+    if !shared.settings.relay {
+        return Err(NotRelayed::Direct(DirectReason::Chosen));
+    }
+    let budget = Instant::now() + shared.timing().relay_budget;
+    let mut denied = None;
+    for _ in 0..ATTEMPTS_MAX {
+        if Instant::now() >= budget {
+            break;
+        }
+        let ticket = shared.core().ticket(now()).map_err(NotRelayed::Direct)?;
+        let path = match warm::take(shared).await {
+            Some(path) => path,
+            None => match cold(shared, budget).await {
+                Ok(Some(path)) => path,
+                Ok(None) => continue,
+                Err(reason) => {
+                    let reason = denied.map_or(reason, DirectReason::Denied);
+                    return Err(NotRelayed::Direct(reason));
+                }
+            },
+        };
+        let message = Open {
+            ticket,
+            session: wanted.session,
+            lease: path.lease.id(),
+            destination: wanted.destination,
+            protocol: wanted.protocol,
+            hops_left: HOPS_MAX,
+        };
+        match attempt(shared, path, message, budget).await {
+            Attempt::Opened(upstream) => return Ok(upstream),
+            Attempt::Server(error) => return Err(NotRelayed::Server(error)),
+            Attempt::Direct(reason) => return Err(NotRelayed::Direct(reason)),
+            Attempt::Elsewhere => shared.core().counters.failovers += 1,
+            Attempt::Denied(reason) => denied = Some(reason),
+        }
+    }
+    Err(NotRelayed::Direct(denied.map_or(DirectReason::BudgetSpent, DirectReason::Denied)))
+}
+
+/// A proxy connection made for this session. None: proxies failed, and are excluded; ask again.
+async fn cold(shared: &Arc<Shared>, budget: Instant) -> Result<Option<Path>, DirectReason> {
+    let assignment = assign::assignment(shared, Some(budget)).await?;
+    Ok(assign::connect(shared, assignment, Some(budget)).await)
+}
+
+async fn attempt(shared: &Arc<Shared>, path: Path, message: Open, budget: Instant) -> Attempt {
+    let Path { mut link, manager, proxy, lease, warm } = path;
+    let way = Way::Relay { manager, proxy, lease: lease.id() };
+    let sent = Instant::now();
+    let full_wait = sent + shared.timing().opening_max;
+    let first = timeout_at(full_wait.min(budget), async {
+        link.send(&Message::Open(message)).await?;
+        first_word(&mut link).await
+    });
+    let word = match first.await {
+        Ok(Ok(FirstWord::Opening)) => {
+            let end = Instant::now() + shared.timing().opened_max;
+            match timeout_at(end, last_word(&mut link)).await {
+                Ok(word) => word,
+                // The proxy lives and is still connecting: it is the mail server that is silent.
+                Err(_) => return Attempt::Server(OpenError::TimedOut(way)),
+            }
+        }
+        Ok(word) => word,
+        Err(_) if Instant::now() >= full_wait => Err(ProxyError::Silent),
+        // Its time was cut short by the session's budget: nothing is known of it.
+        Err(_) => return Attempt::Elsewhere,
+    };
+    match word {
+        Ok(FirstWord::Opened) => {
+            let stream: SessionStream = link.into_session();
+            lease.give();
+            heard(shared, proxy);
+            Attempt::Opened(Upstream { stream: UpstreamStream::Relay(Box::new(stream)), way })
+        }
+        Ok(FirstWord::Refused(reason)) => refused(shared, proxy, manager, reason, way),
+        Ok(FirstWord::Denied(reason)) => {
+            tracing::warn!(%proxy, %reason, "proxy denies this box");
+            shared.core().proxies.hold(proxy, manager, now());
+            shared.doubted();
+            Attempt::Denied(reason)
+        }
+        Ok(FirstWord::Opening) => proxy_failed(shared, proxy, manager, &ProxyError::Unexpected),
+        // A warm link closed in order while it was taken: nothing wrong with the proxy.
+        Err(ProxyError::Link(LinkError::Closed)) if warm => Attempt::Elsewhere,
+        Err(error) => proxy_failed(shared, proxy, manager, &error),
+    }
+}
+
+/// The answer to `Open`, past pongs that were still under way.
+async fn first_word(link: &mut Link) -> Result<FirstWord, ProxyError> {
+    for _ in 0..STRAY_MESSAGES_MAX {
+        return match link.recv().await? {
+            Message::Pong(_) => continue,
+            Message::Opening => Ok(FirstWord::Opening),
+            Message::Opened(_) => Ok(FirstWord::Opened),
+            Message::Refused(refused) => Ok(FirstWord::Refused(refused.reason)),
+            Message::Denied(denied) => Ok(FirstWord::Denied(denied.reason)),
+            _ => Err(ProxyError::Unexpected),
+        };
+    }
+    Err(ProxyError::Unexpected)
+}
+
+/// What came of the proxy's connecting.
+async fn last_word(link: &mut Link) -> Result<FirstWord, ProxyError> {
+    first_word(link).await
+}
+
+fn refused(
+    shared: &Shared,
+    proxy: SocketAddr,
+    manager: SocketAddr,
+    reason: RefusedReason,
+    way: Way,
+) -> Attempt {
+    heard(shared, proxy);
+    match reason {
+        RefusedReason::ServerRefused => Attempt::Server(OpenError::Refused(way)),
+        RefusedReason::ServerUnreachable => Attempt::Server(OpenError::Unreachable(way)),
+        RefusedReason::ServerTimedOut => Attempt::Server(OpenError::TimedOut(way)),
+        RefusedReason::Policy => Attempt::Direct(DirectReason::Policy),
+        RefusedReason::Loop => Attempt::Direct(DirectReason::Loop),
+        RefusedReason::Full | RefusedReason::Draining => {
+            let mut core = shared.core();
+            core.counters.full += 1;
+            core.proxies.hold(proxy, manager, now());
+            Attempt::Elsewhere
+        }
+    }
+}
+
+fn proxy_failed(
+    shared: &Shared,
+    proxy: SocketAddr,
+    manager: SocketAddr,
+    error: &ProxyError,
+) -> Attempt {
+    tracing::warn!(%proxy, error = %telemetry::chain(error), "proxy did not take the session");
+    if matches!(error, ProxyError::Silent) {
+        shared.fell_silent(proxy, manager);
+    } else {
+        shared.proxy_failed(proxy, manager);
+    }
+    Attempt::Elsewhere
+}
+
+/// A proxy spoke: its address is not silent.
+fn heard(shared: &Shared, proxy: SocketAddr) {
+    let mut core = shared.core();
+    if core.is_suspect(proxy, now()) {
+        core.silent = None;
+    }
+}
