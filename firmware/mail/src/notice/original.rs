@@ -1,0 +1,127 @@
+//! What a notice repeats of the original's header, after cleaning.
+
+use super::encode::encoded_words;
+use super::is_shown;
+
+/// Bytes of a message's beginning that are kept for its header.
+const HEADER_CAPTURE_BYTES_MAX: usize = 32 * 1024;
+
+/// Longest Message-ID and Date repeated, in characters.
+const SHORT_VALUE_CHARS_MAX: usize = 250;
+
+/// In the place of a From that is missing or empty.
+const FROM_UNKNOWN: &str = "\"(unknown sender)\" <unknown@invalid>";
+
+/// In the place of a Date that is missing or odd: there is no clock here, and RFC 5322 wants one.
+const DATE_UNKNOWN: &str = "Thu, 01 Jan 1970 00:00:00 +0000";
+
+/// The beginning of a message's content, kept while it streams by.
+#[derive(Default)]
+pub(crate) struct HeaderCapture {
+    bytes: Vec<u8>,
+}
+
+impl HeaderCapture {
+    /// Takes content in order; what is beyond the limit is ignored.
+    pub(crate) fn push(&mut self, content: &[u8]) {
+        let room = HEADER_CAPTURE_BYTES_MAX - self.bytes.len();
+        self.bytes.extend_from_slice(content.get(..room).unwrap_or(content));
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn from(&self) -> String {
+        let value = self.field("From").map(|raw| mailbox(&raw)).unwrap_or_default();
+        if value.is_empty() { FROM_UNKNOWN.to_owned() } else { value }
+    }
+
+    /// Empty if there is none.
+    pub(super) fn subject(&self) -> String {
+        encoded_words(&self.field("Subject").map(|raw| clean(&raw)).unwrap_or_default())
+    }
+
+    /// The Date, or that of the newest Received.
+    pub(super) fn date(&self) -> String {
+        let received = || {
+            let raw = self.field("Received")?;
+            Some(raw.get(raw.iter().rposition(|byte| *byte == b';')? + 1..)?.to_vec())
+        };
+        let date = |raw: Vec<u8>| Some(clean(&raw)).filter(|value| is_date(value));
+        self.field("Date")
+            .and_then(date)
+            .or_else(|| received().and_then(date))
+            .unwrap_or_else(|| DATE_UNKNOWN.to_owned())
+    }
+
+    pub(super) fn message_id(&self) -> Option<String> {
+        let value = clean(&self.field("Message-ID")?);
+        let inner = value.strip_prefix('<')?.strip_suffix('>')?;
+        let safe = inner.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>".contains(&byte));
+        (safe && inner.contains('@') && value.len() <= SHORT_VALUE_CHARS_MAX).then_some(value)
+    }
+
+    /// The first field of that name, unfolded.
+    fn field(&self, name: &str) -> Option<Vec<u8>> {
+        let mut found: Option<Vec<u8>> = None;
+        for line in self.bytes.split(|byte| *byte == b'\n') {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if line.is_empty() {
+                break;
+            }
+            let continues = line.starts_with(b" ") || line.starts_with(b"\t");
+            match &mut found {
+                Some(value) if continues => value.extend_from_slice(line),
+                Some(_) => break,
+                None => {
+                    let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+                    let (before, behind) = line.split_at(colon);
+                    if before.trim_ascii_end().eq_ignore_ascii_case(name.as_bytes()) {
+                        found = Some(behind.get(1..).unwrap_or_default().to_vec());
+                    }
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Printable text on one line: encoded words stay as they are, 8-bit text that is not UTF-8 becomes
+/// question marks.
+fn clean(raw: &[u8]) -> String {
+    let text = match std::str::from_utf8(raw) {
+        Ok(text) => text.to_owned(),
+        Err(_) => {
+            raw.iter().map(|byte| if byte.is_ascii() { char::from(*byte) } else { '?' }).collect()
+        }
+    };
+    let blank = |c: char| if c == '\t' { ' ' } else { c };
+    let printable: String = text.chars().map(blank).filter(|c| is_shown(*c)).collect();
+    printable.trim().to_owned()
+}
+
+/// A From in ASCII: a display name in UTF-8 (RFC 6532) is encoded, an address cannot be.
+fn mailbox(raw: &[u8]) -> String {
+    let value = clean(raw);
+    if value.is_ascii() {
+        return value;
+    }
+    let ascii = |text: &str| text.replace(|c: char| !c.is_ascii(), "?");
+    match value.rfind('<').map(|at| value.split_at(at)) {
+        Some((name, address)) => {
+            let name = name.trim().trim_matches('"');
+            let name = if name.contains("=?") { ascii(name) } else { encoded_words(name) };
+            format!("{name} {}", ascii(address)).trim().to_owned()
+        }
+        None => ascii(&value),
+    }
+}
+
+/// Of the characters that dates have; mail programs judge the rest.
+fn is_date(value: &str) -> bool {
+    value.len() <= SHORT_VALUE_CHARS_MAX
+        && value.bytes().any(|byte| byte.is_ascii_digit())
+        && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b" ,:+-().".contains(&byte))
+}
