@@ -1,0 +1,201 @@
+//! Scenarios of whole sessions, without IO and with a virtual clock.
+
+mod commands;
+mod endings;
+mod messages;
+mod properties;
+
+use super::*;
+use crate::Finding;
+
+/// What a session did, with adjacent bytes joined.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Seen {
+    to_client: Vec<u8>,
+    to_server: Vec<u8>,
+    /// How the direction towards each was ended.
+    client_end: Option<End>,
+    server_end: Option<End>,
+    /// Messages begun: number, content, and whether they ended (`None`: aborted).
+    messages: Vec<(Option<u32>, Vec<u8>, Option<bool>)>,
+    events: Vec<Event>,
+}
+
+/// A session between a scripted client and server.
+struct Script {
+    session: Pop3Session,
+    now: Instant,
+    seen: Seen,
+    /// Chunk sizes; empty: whole.
+    sizes: Vec<usize>,
+    /// Decisions on the messages to come; then [`Decision::Release`]. `None`: not answered.
+    decisions: VecDeque<Option<Decision>>,
+}
+
+impl Script {
+    /// A session that has just been connected.
+    fn connected() -> Self {
+        Self::with(&crate::Settings::default())
+    }
+
+    /// A session whose user has logged in.
+    fn new() -> Self {
+        let mut script = Self::connected();
+        script.log_in();
+        script
+    }
+
+    fn with(settings: &crate::Settings) -> Self {
+        let now = testkit::epoch();
+        Self {
+            session: Pop3Session::new(settings, now),
+            now,
+            seen: Seen::default(),
+            sizes: Vec::new(),
+            decisions: VecDeque::new(),
+        }
+    }
+
+    fn with_hold_limit(message_hold_bytes_max: usize) -> Self {
+        let pop3 = Settings { message_hold_bytes_max };
+        let mut script = Self::with(&crate::Settings { pop3, ..crate::Settings::default() });
+        script.log_in();
+        script
+    }
+
+    fn log_in(&mut self) {
+        self.server("+OK ready <1.2@mx>\r\n");
+        self.client("USER u\r\nPASS p\r\n");
+        self.server("+OK\r\n+OK 2 messages\r\n");
+        assert_eq!(self.seen.events, [Event::Authenticated]);
+        self.seen = Seen::default();
+    }
+
+    fn deciding(mut self, decisions: impl IntoIterator<Item = Option<Decision>>) -> Self {
+        self.decisions.extend(decisions);
+        self
+    }
+
+    fn client(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+        self.feed(Side::Client, bytes.as_ref())
+    }
+
+    fn server(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+        self.feed(Side::Server, bytes.as_ref())
+    }
+
+    fn feed(&mut self, from: Side, bytes: &[u8]) -> &mut Self {
+        let sizes = self.sizes.clone();
+        for chunk in testkit::chunks(bytes, &sizes) {
+            self.session.receive(from, Bytes::copy_from_slice(chunk), self.now);
+            self.drain();
+        }
+        self
+    }
+
+    fn end(&mut self, from: Side, end: End) -> &mut Self {
+        self.session.receive_end(from, end, self.now);
+        self.drain();
+        self
+    }
+
+    fn decide(&mut self, decision: Decision) -> &mut Self {
+        self.session.verdict(decision, self.now);
+        self.drain();
+        self
+    }
+
+    /// Lets the time pass; no timer of the session is missed.
+    fn wait(&mut self, time: Duration) -> &mut Self {
+        let until = self.now + time;
+        while let Some(at) = self.session.poll_timeout().filter(|at| *at <= until) {
+            self.now = at;
+            self.session.handle_timeout(at);
+            self.drain();
+        }
+        self.now = until;
+        self
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.session.poll_output() {
+            let seen = &mut self.seen;
+            match output {
+                Output::Send { to: Side::Client, bytes } => {
+                    assert_eq!(seen.client_end, None, "nothing is sent after the end");
+                    seen.to_client.extend_from_slice(&bytes);
+                }
+                Output::Send { to: Side::Server, bytes } => {
+                    assert_eq!(seen.server_end, None, "nothing is sent after the end");
+                    seen.to_server.extend_from_slice(&bytes);
+                }
+                Output::Shutdown { to: Side::Client, how } => seen.client_end = Some(how),
+                Output::Shutdown { to: Side::Server, how } => seen.server_end = Some(how),
+                Output::MessageBegin(envelope) => {
+                    assert!(envelope.authenticated && envelope.protocol == crate::Protocol::Pop3);
+                    seen.messages.push((envelope.message_number, Vec::new(), Some(false)));
+                }
+                Output::MessageData(bytes) => {
+                    assert!(!bytes.is_empty());
+                    let message = seen.messages.last_mut().expect("a message has begun");
+                    assert_eq!(message.2, Some(false), "the message is open");
+                    message.1.extend_from_slice(&bytes);
+                }
+                Output::MessageEnd => {
+                    seen.messages.last_mut().expect("a message has begun").2 = Some(true);
+                    let decision = self.decisions.pop_front().unwrap_or(Some(Decision::Release));
+                    if let Some(decision) = decision {
+                        self.session.verdict(decision, self.now);
+                    }
+                }
+                Output::MessageAbort => {
+                    seen.messages.last_mut().expect("a message has begun").2 = None;
+                }
+                Output::Event(event) => seen.events.push(event),
+            }
+        }
+    }
+
+    /// What went to the client since the last call.
+    fn client_got(&mut self) -> String {
+        String::from_utf8(std::mem::take(&mut self.seen.to_client)).unwrap()
+    }
+
+    /// What went to the server since the last call.
+    fn server_got(&mut self) -> String {
+        String::from_utf8(std::mem::take(&mut self.seen.to_server)).unwrap()
+    }
+
+    fn assert_open(&self) {
+        assert_eq!((self.seen.client_end, self.seen.server_end), (None, None));
+    }
+
+    fn assert_closed_for(&self, side: Side, what: Violation) {
+        assert_eq!(self.seen.events.last(), Some(&Event::Violation { side, what }));
+        assert_eq!(self.seen.server_end, Some(End::Reset));
+        assert!(self.seen.client_end.is_some());
+        assert_eq!(self.session.poll_timeout(), None);
+    }
+}
+
+fn refuse() -> Decision {
+    Decision::Refuse(Finding {
+        name: "Eicar-Test-Signature".to_owned(),
+        engine: "clamd".to_owned(),
+        file_name: Some("invoice.zip".to_owned()),
+    })
+}
+
+/// `+OK` and a mail, as a server sends them.
+fn answer(mail: &[u8]) -> Vec<u8> {
+    [b"+OK message follows\r\n", &*testkit::dot_stuffed(mail)].concat()
+}
+
+/// Whether it is one complete answer with a notice in it, and none of a mail.
+fn assert_notice(reply: &str) {
+    assert!(reply.starts_with("+OK "), "{reply}");
+    assert!(reply.contains("\r\nX-AVR-Notice: "), "{reply}");
+    assert!(reply.ends_with("\r\n.\r\n"), "{reply}");
+    assert_eq!(reply.matches("\r\n.\r\n").count(), 1, "{reply}");
+    assert!(!reply.replace("\r\n", "").contains(['\r', '\n']), "{reply}");
+}

@@ -1,0 +1,155 @@
+//! Any chunking gives the same; any bytes leave the session whole.
+
+use super::*;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// One turn of a session.
+#[derive(Debug, Clone)]
+enum Turn {
+    Client(Vec<u8>),
+    Server(Vec<u8>),
+}
+
+fn command() -> impl Strategy<Value = &'static str> {
+    prop_oneof![
+        Just("RETR 1\r\n"),
+        Just("TOP 2 9\r\n"),
+        Just("retr\t3\n"),
+        Just("LIST\r\n"),
+        Just("LIST 1\r\n"),
+        Just("NOOP\r\n"),
+        Just("AUTH PLAIN\r\n"),
+        Just("AUTH\r\n"),
+        Just("PASS x\r\n"),
+        Just("\r\n"),
+        Just("RETR\x001\r\n"),
+        Just("STLS\r\n"),
+    ]
+}
+
+fn reply() -> impl Strategy<Value = &'static str> {
+    prop_oneof![
+        Just("+OK\r\n"),
+        Just("+OK\n"),
+        Just("-ERR no\r\n"),
+        Just("+ \r\n"),
+        Just("+OK\r\n1 2\r\n.\r\n"),
+        Just("+OK\r\nSubject: a\r\n\r\n..\r\nb\r\n.\r\n"),
+        Just("+OK\nSubject: a\n\n..\nb\n.\n"),
+        Just(
+            "+OK\r\nSubject: long line to reach the limit of what is held here\r\n\r\nxx\r\n.\r\n"
+        ),
+        Just("+OK\r\nSubject: a\r\n\r\nx\n.\nb\r\n.\r\n"),
+        Just("+OK\r\nSubject: a\r\n\r\nx\r\n.\n"),
+        Just("\r\n.\r\n"),
+        Just("rubbish"),
+    ]
+}
+
+fn turns() -> impl Strategy<Value = Vec<Turn>> {
+    let client = vec(command(), 1..4).prop_map(|lines| Turn::Client(lines.concat().into_bytes()));
+    let server = vec(reply(), 1..4).prop_map(|lines| Turn::Server(lines.concat().into_bytes()));
+    vec(prop_oneof![client, server], 0..12)
+}
+
+/// What a session does with the turns cut into those sizes; every second message is refused.
+fn outcome(turns: &[Turn], sizes: &[usize], hold_bytes_max: usize) -> Seen {
+    let mut script = Script::with_hold_limit(hold_bytes_max);
+    script.sizes = sizes.to_vec();
+    script
+        .decisions
+        .extend((0..50).map(|at| Some(if at % 2 == 0 { refuse() } else { Decision::Release })));
+    for turn in turns {
+        match turn {
+            Turn::Client(bytes) => script.client(bytes),
+            Turn::Server(bytes) => script.server(bytes),
+        };
+    }
+    script.end(Side::Server, End::Fin).end(Side::Client, End::Fin);
+    script.seen
+}
+
+proptest! {
+    #[test]
+    fn any_chunking_gives_the_same(
+        turns in turns(),
+        sizes in vec(1_usize..12, 0..6),
+        hold_bytes_max in prop_oneof![Just(50_usize), Just(10_000)],
+    ) {
+        let whole = outcome(&turns, &[], hold_bytes_max);
+        prop_assert_eq!(&outcome(&turns, &sizes, hold_bytes_max), &whole);
+        prop_assert_eq!(&outcome(&turns, &[1; 64], hold_bytes_max), &whole);
+    }
+
+    #[test]
+    fn one_message_in_any_chunking_is_byte_exact(
+        body in vec(prop_oneof![Just(b'.'), Just(b'\r'), Just(b'\n'), Just(b'x'), any::<u8>()], 0..200),
+        sizes in vec(1_usize..40, 0..5),
+    ) {
+        // Not those that have odd ends of their own.
+        let mail: Vec<u8> = body.split(|byte| *byte == b'\n').flat_map(|line| {
+            let mut line: Vec<u8> = line.iter().copied().filter(|byte| *byte != b'\r').collect();
+            line.extend_from_slice(b"\r\n");
+            line
+        }).collect();
+        let raw = answer(&mail);
+        let mut script = Script::new();
+        script.sizes = sizes;
+        script.client("RETR 1\r\n").server(&raw);
+        prop_assert_eq!(&script.seen.to_client, &raw);
+        prop_assert_eq!(&script.seen.messages, &[(Some(1), mail, Some(true))]);
+    }
+
+    #[test]
+    fn refused_content_never_shows(
+        body in vec(prop_oneof![Just(b'.'), Just(b'\r'), Just(b'\n'), Just(b'x'), Just(0)], 0..100),
+        sizes in vec(1_usize..40, 0..5),
+    ) {
+        // Whatever stands around it, the payload of a message that is refused stays here.
+        let raw = [b"+OK\r\nSubject: s\r\n\r\n", &*body, b"PAYLOAD", &*body, b"\r\n.\r\n"].concat();
+        let mut script = Script::new();
+        script.sizes = sizes;
+        script.decisions.push_back(Some(refuse()));
+        script.client("RETR 1\r\n").server(&raw);
+        let shown = script.client_got();
+        prop_assert!(!shown.contains("PAYLOAD"), "{}", shown);
+    }
+
+    #[test]
+    fn arbitrary_bytes_neither_panic_nor_pile_up(
+        turns in vec((any::<bool>(), vec(any::<u8>(), 0..300), 0_u64..400), 0..30),
+        logged_in in any::<bool>(),
+    ) {
+        let mut script = if logged_in { Script::with_hold_limit(500) } else { Script::connected() };
+        script.client("RETR 1\r\n");
+        for (from_client, bytes, seconds) in turns {
+            let from = if from_client { Side::Client } else { Side::Server };
+            if script.session.wants(from) {
+                script.feed(from, &bytes);
+            }
+            script.wait(Duration::from_secs(seconds));
+            prop_assert!(script.session.client.bytes() <= CLIENT_PENDING_BYTES_MAX + 300);
+            prop_assert!(script.session.server.bytes() <= REPLY_LINE_BYTES_MAX + 300);
+            if let Reading::Message { message, .. } = &script.session.reading {
+                prop_assert!(message.received_bytes <= 500 || !logged_in || message.is_malformed());
+            }
+        }
+    }
+
+    #[test]
+    fn arbitrary_lines_neither_panic_nor_send_after_the_end(
+        lines in vec((any::<bool>(), "(?s-u:[+A-Z .\r\n\t\0]{0,12}\r?\n)", 0_usize..3), 0..40),
+    ) {
+        // `Script::drain` checks the order of outputs.
+        let mut script = Script::connected();
+        for (from_client, line, end) in lines {
+            let from = if from_client { Side::Client } else { Side::Server };
+            script.feed(from, line.as_bytes());
+            if end == 2 {
+                script.end(from, End::Fin);
+                break;
+            }
+        }
+    }
+}
