@@ -1,1 +1,24 @@
+//! The box: takes mail sessions off the bridge, scans them, and carries them to their server.
+//!
+//! `avr run` is [`gateway::run`]; `avr listen` is [`listen::serve`]. Everything about mail is in
+//! `mail` and `scan`, everything about frames in `box-net` and `box-stack`, everything about sites in
+//! `box-relay`; this crate only joins them. Must not depend on anything under `services/`.
 #![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod counters;
+pub mod gateway;
+pub mod identity;
+pub mod intercept;
+pub mod listen;
+pub mod routes;
+pub mod settings;
+pub mod status;
+
+/// A fresh session number from the operating system's random source.
+fn session_id() -> anyhow::Result<wire::SessionId> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| anyhow::anyhow!("the operating system gives no random numbers"))?;
+    Ok(wire::SessionId::from_random(bytes))
+}

@@ -58,6 +58,15 @@ pub struct Settings {
     pub name: String,
 }
 
+/// Finds an interface's hardware address, the box's inventory number.
+///
+/// # Errors
+///
+/// There is no such interface.
+pub fn mac_address(interface: &str) -> Result<[u8; 6], OpenError> {
+    bridge::find(interface).map(|found| found.mac)
+}
+
 /// The box could not take its place on the line.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

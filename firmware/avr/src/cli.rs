@@ -1,0 +1,125 @@
+//! The command line of `avr`.
+#![allow(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
+use session::settings::ScanSettings;
+
+use crate::settings::{DEFAULT_CONTROL, DEFAULT_PATH, Settings};
+
+/// Mail gateway: takes SMTP and POP3 off the bridge, scans it, carries it through a relay site.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the gateway daemon.
+    Run(ConfigFile),
+    /// Scan between two ordinary sockets: no bridge, no site.
+    Listen {
+        /// Where to listen, as in 127.0.0.1:2525.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// The mail server, as HOST:PORT.
+        #[arg(long)]
+        to: String,
+        /// What is spoken.
+        #[arg(long)]
+        protocol: Protocol,
+        /// Folder of YARA rules, beside the built-in one.
+        #[arg(long)]
+        rules: Option<PathBuf>,
+        /// A clamd server, "host:port" or "unix:/path"; may be given several times.
+        #[arg(long)]
+        clamd: Vec<String>,
+    },
+    /// Show flows, routes, managers, tickets and counters of the running daemon.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// The daemon's control socket.
+        #[arg(long, default_value = DEFAULT_CONTROL)]
+        control: PathBuf,
+    },
+    /// Show the unit's MAC address and key fingerprint, for registration.
+    Identity(ConfigFile),
+    /// Work with the settings file.
+    #[command(subcommand)]
+    Config(ConfigVerb),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    /// Say whether the file is right, and what to write where it is not.
+    Check(ConfigFile),
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The settings file.
+    #[arg(long, default_value = DEFAULT_PATH)]
+    config: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Protocol {
+    Smtp,
+    Pop3,
+}
+
+impl Arguments {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    ///
+    /// Whatever kept it from being done, with what the person can do.
+    pub fn execute(self) -> anyhow::Result<()> {
+        match self.verb {
+            Verb::Run(file) => {
+                let settings = Settings::load(&file.config)?;
+                telemetry::init(settings.log.into());
+                runtime()?.block_on(crate::gateway::run(settings))
+            }
+            Verb::Listen { listen, to, protocol, rules, clamd } => {
+                telemetry::init(telemetry::Format::Text);
+                let carrier = ScanSettings { rules, clamd, ..ScanSettings::default() }.carrier()?;
+                let protocol = match protocol {
+                    Protocol::Smtp => mail::Protocol::Smtp,
+                    Protocol::Pop3 => mail::Protocol::Pop3,
+                };
+                runtime()?.block_on(async {
+                    let listener = tokio::net::TcpListener::bind(listen)
+                        .await
+                        .with_context(|| format!("listen on {listen}"))?;
+                    crate::listen::serve(listener, &to, protocol, carrier).await
+                })
+            }
+            Verb::Status { json, control } => {
+                let status = crate::status::ask(&control)?;
+                if json { println!("{status:#}") } else { print!("{}", crate::status::render(&status)) }
+                Ok(())
+            }
+            Verb::Identity(file) => {
+                println!("{}", crate::identity::Unit::of(&Settings::load(&file.config)?)?);
+                Ok(())
+            }
+            Verb::Config(ConfigVerb::Check(file)) => {
+                Settings::load(&file.config)?.scan.carrier()?;
+                println!("{}: right", file.config.display());
+                Ok(())
+            }
+        }
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")
+}
