@@ -52,12 +52,21 @@ impl Capture {
         Ok(Self { tcpdump, file })
     }
 
-    /// Ends it, and gives what it saw, in the order of time.
-    pub(crate) fn finish(mut self) -> Result<Vec<Segment>> {
+    /// Ends it when it has seen a segment that was waited for (tcpdump is always a little behind),
+    /// and gives all that it saw, in the order of time.
+    pub(crate) fn finish_after(
+        mut self,
+        what: &str,
+        wanted: impl Fn(&Segment) -> bool,
+    ) -> Result<Vec<Segment>> {
+        let file = &self.file;
+        let segments = self.tcpdump.wait_until(what, || {
+            let segments = parse(&fs::read(file).ok()?).ok()?;
+            segments.iter().any(&wanted).then_some(segments)
+        })?;
         self.tcpdump.stop()?;
-        let bytes = fs::read(&self.file).context("cannot read tcpdump's file")?;
         fs::remove_file(&self.file)?;
-        parse(&bytes)
+        Ok(segments)
     }
 }
 

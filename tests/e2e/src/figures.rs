@@ -231,8 +231,12 @@ pub fn trips_to(lab: &Lab, peer: Ipv4Addr) -> Result<usize> {
         let client = Capture::start(netns, "lan0", lab.root(), lab.logs())?;
         let uplink = Capture::start(netns, "wan0", lab.root(), lab.logs())?;
         first_bytes(lab, 1)?;
-        let (client, uplink) = (client.finish()?, uplink.finish()?);
+        let client = client.finish_after("the banner on the wire", is_banner)?;
         let (start, end) = syn_to_banner(&client)?;
+        // What follows the banner, the goodbye, crosses the uplink too.
+        let uplink = uplink.finish_after("the session on the uplink", |segment| {
+            segment.time > end && segment.payload_bytes > 0
+        })?;
         let between: Vec<_> =
             uplink.into_iter().filter(|segment| (start..=end).contains(&segment.time)).collect();
         trips.push(round_trips(&between, |segment| {
@@ -253,10 +257,12 @@ fn syn_to_banner(segments: &[Segment]) -> Result<(Duration, Duration)> {
     let syn = segments
         .iter()
         .find(|segment| segment.syn && *segment.from.ip() == PC && segment.to.port() == POP3_PORT);
-    let banner = segments.iter().find(|segment| {
-        segment.payload_bytes > 0 && *segment.to.ip() == PC && segment.from.port() == POP3_PORT
-    });
+    let banner = segments.iter().find(|segment| is_banner(segment));
     Ok((syn.context("no SYN on the wire")?.time, banner.context("no banner on the wire")?.time))
+}
+
+fn is_banner(segment: &Segment) -> bool {
+    segment.payload_bytes > 0 && *segment.to.ip() == PC && segment.from.port() == POP3_PORT
 }
 
 /// Sends bulk data from the PC to `server` (or back, for `download`); Gbit/s received.

@@ -14,7 +14,7 @@ use crate::{
     daemon::Daemon,
     fleet::Fleet,
     netns::{Netns, cable, run_command},
-    plan::{BOX, BOX_MAC, DNS, DOMAIN, OFFICE},
+    plan::{BOX, BOX_MAC, BOX6, DNS, DOMAIN, OFFICE, OFFICE6},
 };
 
 /// Longest that the box may take to any state that a scenario waits for.
@@ -57,8 +57,10 @@ impl Gateway {
             "link set lan0 master br0",
             "link set wan0 master br0",
             &format!("addr add {BOX}/24 dev br0"),
+            &format!("addr add {BOX6}/64 dev br0 nodad"),
             "link set br0 up",
             &format!("route add default via {OFFICE}"),
+            &format!("route add default via {OFFICE6}"),
         ])?;
         let directory = root.join("box");
         fs::create_dir_all(&directory)?;

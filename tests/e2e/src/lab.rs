@@ -10,7 +10,7 @@
 use std::{
     fs,
     io::ErrorKind,
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -30,7 +30,8 @@ use crate::{
     gateway::{Gateway, Options},
     netns::{Netns, cable},
     plan::{
-        DNS, EXCHANGE, MAIL, MAIL_PORTS, OFFICE, OFFICE_PUBLIC, PC, ROOT, SITES, WEB, pop3_server,
+        DNS, EXCHANGE, EXCHANGE6, MAIL, MAIL_PORTS, MAIL6, OFFICE, OFFICE_PUBLIC, OFFICE_PUBLIC6,
+        OFFICE6, PC, PC6, ROOT, SITES, WEB, pop3_server,
     },
     pop3,
     servers::{MailHost, open_directory, start_dns, start_web},
@@ -44,6 +45,8 @@ const OPEN_FILES: u64 = 65_536;
 const RELAY_MAX: Duration = Duration::from_secs(60);
 /// Longest wait for the answer of a router, which is next door.
 const PROBE_MAX: Duration = Duration::from_millis(300);
+/// The network's half of an IPv6 address.
+const NETWORK6: u128 = !0 << 64;
 /// Nothing listens there.
 const CLOSED_PORT: u16 = 9;
 
@@ -89,13 +92,18 @@ impl Lab {
         exchange.ip(&[
             "link add hosts type bridge",
             &format!("addr add {EXCHANGE}/24 dev hosts"),
+            &format!("addr add {EXCHANGE6}/64 dev hosts nodad"),
             "link set hosts up",
+            &format!(
+                "route add {}/64 via {OFFICE_PUBLIC6}",
+                Ipv6Addr::from_bits(PC6.to_bits() & NETWORK6)
+            ),
         ])?;
         exchange.forward_packets()?;
-        let dns_netns = host(&exchange, "dns", DNS)?;
-        let mail_netns = host(&exchange, "mail", MAIL)?;
-        let web_netns = host(&exchange, "web", WEB)?;
-        let office = host(&exchange, "office", OFFICE_PUBLIC)?;
+        let dns_netns = host(&exchange, "dns", DNS, None)?;
+        let mail_netns = host(&exchange, "mail", MAIL, Some(MAIL6))?;
+        let web_netns = host(&exchange, "web", WEB, None)?;
+        let office = host(&exchange, "office", OFFICE_PUBLIC, Some(OFFICE_PUBLIC6))?;
         let pc = Netns::create("pc")?;
         let gateway = Gateway::build((&pc, "eth0"), (&office, "lan"), &root, &logs)?;
         finish_office(&pc, &office)?;
@@ -296,7 +304,12 @@ impl Lab {
 }
 
 /// A host on the public network of the exchange.
-fn host(exchange: &Netns, name: &str, address: Ipv4Addr) -> Result<Netns> {
+fn host(
+    exchange: &Netns,
+    name: &str,
+    address: Ipv4Addr,
+    address6: Option<Ipv6Addr>,
+) -> Result<Netns> {
     let netns = Netns::create(name)?;
     cable((&netns, "eth0"), (exchange, name))?;
     exchange.ip(&[&format!("link set {name} master hosts")])?;
@@ -304,23 +317,38 @@ fn host(exchange: &Netns, name: &str, address: Ipv4Addr) -> Result<Netns> {
         &format!("addr add {address}/24 dev eth0"),
         &format!("route add default via {EXCHANGE}"),
     ])?;
+    if let Some(address6) = address6 {
+        netns.ip(&[
+            &format!("addr add {address6}/64 dev eth0 nodad"),
+            &format!("route add default via {EXCHANGE6}"),
+        ])?;
+    }
     Ok(netns)
 }
 
 /// The office's network, and its router: NAT, as offices have, and a count of direct mail sessions.
 fn finish_office(pc: &Netns, office: &Netns) -> Result<()> {
-    pc.ip(&[&format!("addr add {PC}/24 dev eth0"), &format!("route add default via {OFFICE}")])?;
-    office.ip(&[&format!("addr add {OFFICE}/24 dev lan")])?;
+    pc.ip(&[
+        &format!("addr add {PC}/24 dev eth0"),
+        &format!("addr add {PC6}/64 dev eth0 nodad"),
+        &format!("route add default via {OFFICE}"),
+        &format!("route add default via {OFFICE6}"),
+    ])?;
+    office.ip(&[
+        &format!("addr add {OFFICE}/24 dev lan"),
+        &format!("addr add {OFFICE6}/64 dev lan nodad"),
+    ])?;
     office.forward_packets()?;
     office.nft(&format!(
         "table ip nat {{
 chain line {{ type nat hook postrouting priority srcnat; oifname \"eth0\" masquerade; }}
 }}
-table ip count {{
+table inet count {{
 counter direct {{ }}
 chain forward {{
 type filter hook forward priority 0;
 ct state new ip daddr {MAIL} tcp dport {{ {MAIL_PORTS} }} counter name direct
+ct state new ip6 daddr {MAIL6} tcp dport {{ {MAIL_PORTS} }} counter name direct
 }}
 }}"
     ))

@@ -46,8 +46,11 @@ impl Netns {
 
     /// Lets this machine forward packets between its networks.
     pub(crate) fn forward_packets(&self) -> Result<()> {
-        self.within(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"))?
-            .context("cannot switch on forwarding")
+        self.within(|| {
+            fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+            fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+        })?
+        .context("cannot switch on forwarding")
     }
 
     /// A command that will run in this namespace; `ip netns exec` becomes the command, so that the

@@ -1,6 +1,7 @@
-//! Who has which address. Public ones are from the documentation networks (RFC 5737).
+//! Who has which address. Public ones are from the documentation networks
+//! (RFC 5737, RFC 3849).
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The lab's own files: settings, mail, logs. On the lab's own file system.
 pub(crate) const ROOT: &str = "/run/avr-lab";
@@ -26,12 +27,61 @@ pub const MAIL_NAME: &str = "mail.avr.test";
 /// Name of the web server.
 pub const WEB_NAME: &str = "www.avr.test";
 
-/// The two sites: name, public address, the internet's address on their line. In this order in the
-/// DNS answer: Knot gives addresses sorted.
-pub(crate) const SITES: [(&str, Ipv4Addr, Ipv4Addr); 2] = [
-    ("tokyo", Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 254)),
-    ("osaka", Ipv4Addr::new(198, 51, 100, 1), Ipv4Addr::new(198, 51, 100, 254)),
+/// Where a site stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SitePlan {
+    pub(crate) name: &'static str,
+    /// Its one public address of IPv4.
+    pub(crate) public: Ipv4Addr,
+    /// The internet's end of its line.
+    pub(crate) upstream: Ipv4Addr,
+    /// Third group of its IPv6 networks.
+    group: u16,
+}
+
+impl SitePlan {
+    /// Host `host` on its line.
+    pub(crate) const fn line6(self, host: u16) -> Ipv6Addr {
+        network6(self.group, 0, host)
+    }
+
+    /// Host `host` on its inner network, which IPv6 reaches without translation.
+    pub(crate) const fn inner6(self, host: u16) -> Ipv6Addr {
+        network6(self.group, 1, host)
+    }
+}
+
+/// The two sites, in the order of the DNS answer: Knot gives addresses sorted.
+pub(crate) const SITES: [SitePlan; 2] = [
+    SitePlan {
+        name: "tokyo",
+        public: Ipv4Addr::new(192, 0, 2, 1),
+        upstream: Ipv4Addr::new(192, 0, 2, 254),
+        group: 0xa,
+    },
+    SitePlan {
+        name: "osaka",
+        public: Ipv4Addr::new(198, 51, 100, 1),
+        upstream: Ipv4Addr::new(198, 51, 100, 254),
+        group: 0xb,
+    },
 ];
+
+/// A host of the documentation network of IPv6 (RFC 3849).
+const fn network6(group: u16, subnet: u16, host: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, group, subnet, 0, 0, 0, host)
+}
+
+/// The PC in IPv6: its own address is what a mail server sees of direct sessions.
+pub const PC6: Ipv6Addr = network6(0x10, 0, 0x10);
+pub(crate) const BOX6: Ipv6Addr = network6(0x10, 0, 2);
+pub(crate) const OFFICE6: Ipv6Addr = network6(0x10, 0, 1);
+pub(crate) const OFFICE_PUBLIC6: Ipv6Addr = network6(1, 0, 7);
+/// The mail host in IPv6.
+pub const MAIL6: Ipv6Addr = network6(1, 0, 0x25);
+pub(crate) const EXCHANGE6: Ipv6Addr = network6(1, 0, 0x254);
+/// Networks of the lab where a proxy must connect although they are no real ones.
+pub(crate) const TEST_NETWORKS: &str = "\"203.0.113.0/24\", \"2001:db8::/32\"";
 
 /// Inside a site; the same in each.
 pub(crate) const SITE_ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);

@@ -1,7 +1,12 @@
 //! What the demo shows and the tests check, each step once: a mail out, a mail in, with what must
 //! be true of it at the mail server. What a step finds wrong is its error.
 
-use std::{fs, net::Ipv4Addr, process::Command, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -12,8 +17,8 @@ use crate::{
     message,
     netns::run_command,
     plan::{
-        MAIL_NAME, OFFICE_PUBLIC, PASSWORD, RECIPIENT, SENDER, SMTP_PORT, USER, WEB_NAME,
-        pop3_server, smtp_server,
+        MAIL_NAME, MAIL6, OFFICE_PUBLIC, PASSWORD, PC6, RECIPIENT, SENDER, SMTP_PORT, USER,
+        WEB_NAME, pop3_server, smtp_server,
     },
     pop3, servers, smtp,
 };
@@ -56,7 +61,20 @@ pub fn clean_out(lab: &Lab) -> Result<Done> {
 pub fn short_out(lab: &Lab, subject: &str) -> Result<Done> {
     let sent = message::short(subject);
     mail_out(lab, &sent, || {
-        let reply = send_from_pc(lab, &sent)?;
+        let reply = send_from_pc(lab, smtp_server(), &sent)?;
+        ensure!(reply.code == 250, "a clean mail was answered by {reply:?}");
+        Ok(())
+    })
+}
+
+/// A clean mail to the server's IPv6 address arrives byte for byte.
+///
+/// # Errors
+/// When it does not.
+pub fn clean_out_ipv6(lab: &Lab) -> Result<Done> {
+    let sent = message::clean("A clean mail out by IPv6");
+    mail_out(lab, &sent, || {
+        let reply = send_from_pc(lab, (MAIL6, SMTP_PORT).into(), &sent)?;
         ensure!(reply.code == 250, "a clean mail was answered by {reply:?}");
         Ok(())
     })
@@ -173,22 +191,25 @@ fn refused_out(lab: &Lab, infected: &[u8], name: &str) -> Result<Done> {
     lab.mail().empty(RECIPIENT_BOX)?;
     let before = Snapshot::take(lab)?;
     let start = now();
-    let reply = send_from_pc(lab, infected)?;
+    let reply = send_from_pc(lab, smtp_server(), infected)?;
     let took = start.elapsed();
     let way = before.way_since(lab)?;
     ensure!(reply.code == 554, "an infected mail was answered by {reply:?}");
     ensure!(reply.text.to_lowercase().contains(name), "the reply does not say {name}: {reply:?}");
     // Postfix delivers in order: had it taken the infected one, it would be there with this one.
     let later = message::short("After the infected mail");
-    ensure!(send_from_pc(lab, &later)?.code == 250, "the clean mail after it was refused");
+    ensure!(
+        send_from_pc(lab, smtp_server(), &later)?.code == 250,
+        "the clean mail after it was refused"
+    );
     check_delivered(&later, &lab.mail().wait_delivered(RECIPIENT_BOX)?)?;
     ensure!(lab.mail().messages(RECIPIENT_BOX)?.len() == 1, "the infected mail was delivered");
     Ok(Done { took, way, seen: reply.text.trim_end().to_owned() })
 }
 
-fn send_from_pc(lab: &Lab, message: &[u8]) -> Result<smtp::Reply> {
+fn send_from_pc(lab: &Lab, server: SocketAddr, message: &[u8]) -> Result<smtp::Reply> {
     lab.pc().within(|| {
-        let mut session = smtp::Session::open(smtp_server())?;
+        let mut session = smtp::Session::open(server)?;
         let reply = session.send(SENDER, RECIPIENT, message)?;
         session.quit()?;
         Ok(reply)
@@ -228,15 +249,14 @@ fn check_delivered(sent: &[u8], delivered: &[u8]) -> Result<()> {
 }
 
 /// The mail server must have seen the site that the routers' counters name.
-fn check_peer(lab: &Lab, way: &Way, peer: Ipv4Addr) -> Result<()> {
+fn check_peer(lab: &Lab, way: &Way, peer: IpAddr) -> Result<()> {
     let expected = match way {
-        Way::Relay { site, .. } => lab
-            .sites()
-            .iter()
-            .find(|candidate| candidate.name() == site)
-            .map(crate::site::Site::public)
-            .context("a site that is not")?,
-        Way::Direct => OFFICE_PUBLIC,
+        Way::Relay { site, proxy } => {
+            let site = lab.sites().iter().find(|candidate| candidate.name() == site);
+            site.context("a site that is not")?.seen_as(*proxy, peer.is_ipv6())
+        }
+        Way::Direct if peer.is_ipv6() => PC6.into(),
+        Way::Direct => OFFICE_PUBLIC.into(),
         Way::Bridge | Way::Unclear(_) => bail!("the way of the mail is {way}"),
     };
     ensure!(peer == expected, "the way was {way}, but the mail server saw {peer}");

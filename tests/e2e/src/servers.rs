@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, Permissions},
     io::{Read, Write},
-    net::{Ipv4Addr, TcpStream},
+    net::{IpAddr, TcpStream},
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     time::Duration,
@@ -92,7 +92,7 @@ impl MailHost {
     }
 
     /// Addresses that POP3 logins came from, oldest first: Dovecot's own log.
-    pub(crate) fn pop3_peers(&self) -> Vec<Ipv4Addr> {
+    pub(crate) fn pop3_peers(&self) -> Vec<IpAddr> {
         let log = self.dovecot.log();
         let logins = log.lines().filter(|line| line.contains("Login: user="));
         logins
@@ -133,7 +133,7 @@ myhostname = {mail_name}
 mydestination =
 mynetworks = 127.0.0.0/8
 inet_interfaces = all
-inet_protocols = ipv4
+inet_protocols = all
 disable_dns_lookups = yes
 smtpd_peername_lookup = no
 smtputf8_enable = yes
@@ -239,9 +239,9 @@ pub(crate) fn start_dns(netns: &Netns, root: &Path, logs: &Path) -> Result<Daemo
         "$ORIGIN {DOMAIN}.\n$TTL 60\n@ SOA ns hostmaster 1 3600 600 86400 5\n@ NS ns\n\
          ns A {DNS}\nmail A {MAIL}\nwww A {WEB}\n"
     );
-    for (_, public, _) in SITES {
+    for site in SITES {
         for role in ["manager", "auther"] {
-            zone += &format!("{role} {MANAGER_TTL_S} A {public}\n");
+            zone += &format!("{role} {MANAGER_TTL_S} A {}\n", site.public);
         }
     }
     fs::write(directory.join(format!("{DOMAIN}.zone")), zone)?;
@@ -321,11 +321,12 @@ pub(crate) fn ask_clamd(netns: &Netns, bytes: &[u8]) -> Result<String> {
 }
 
 /// The address of the last client that Postfix saw for a message it delivered.
-pub(crate) fn smtp_peer(delivered: &[u8]) -> Result<Ipv4Addr> {
+pub(crate) fn smtp_peer(delivered: &[u8]) -> Result<IpAddr> {
     let text = String::from_utf8_lossy(delivered);
     let received = text.split("\nReceived: ").nth(1).context("no Received field")?;
     let address = received.split('[').nth(1).and_then(|rest| rest.split(']').next());
-    address.context("no address in the Received field")?.parse().context("not an address")
+    let address = address.context("no address in the Received field")?;
+    address.trim_start_matches("IPv6:").parse().context("not an address")
 }
 
 /// Lets others than root read a directory.

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -15,7 +15,7 @@ use crate::{
     netns::{Netns, cable, run_command},
     plan::{
         AUTHER, AUTHER_PORT, MAIL_PORTS, MANAGER, MANAGER_PORT, PROXIES, PROXY_PORT,
-        PROXY_PUBLIC_PORTS, SCANNER, SCANNER_PORT, SITE_ROUTER,
+        PROXY_PUBLIC_PORTS, SCANNER, SCANNER_PORT, SITE_ROUTER, SitePlan, TEST_NETWORKS,
     },
     servers::{ask_clamd, start_clamd, wait_clamd},
 };
@@ -23,8 +23,7 @@ use crate::{
 /// One site, and what runs on it.
 #[derive(Debug)]
 pub struct Site {
-    name: String,
-    public: Ipv4Addr,
+    plan: SitePlan,
     root: PathBuf,
     logs: PathBuf,
     router: Netns,
@@ -49,24 +48,33 @@ struct Server {
 impl Site {
     /// Builds the machines, cables the router to the internet, and starts the scanner.
     pub(crate) fn build(
-        (name, public, upstream): (&str, Ipv4Addr, Ipv4Addr),
+        plan: SitePlan,
         exchange: &Netns,
         root: &Path,
         logs: &Path,
     ) -> Result<Self> {
+        let SitePlan { name, public, upstream, .. } = plan;
         let router = Netns::create(name)?;
         cable((&router, "line"), (exchange, name))?;
-        exchange.ip(&[&format!("addr add {upstream}/24 dev {name}")])?;
+        let (near6, far6) = (plan.line6(1), plan.line6(0x254));
+        exchange.ip(&[
+            &format!("addr add {upstream}/24 dev {name}"),
+            &format!("addr add {far6}/64 dev {name} nodad"),
+            &format!("route add {}/64 via {near6}", plan.inner6(0)),
+        ])?;
         router.ip(&[
             &format!("addr add {public}/24 dev line"),
+            &format!("addr add {near6}/64 dev line nodad"),
             &format!("route add default via {upstream}"),
+            &format!("route add default via {far6}"),
             "link add lan type bridge",
             &format!("addr add {SITE_ROUTER}/24 dev lan"),
+            &format!("addr add {}/64 dev lan nodad", plan.inner6(0x254)),
             "link set lan up",
         ])?;
         router.forward_packets()?;
-        router.nft(&router_rules(public))?;
-        let machine = |role: &str, address| machine(name, &router, role, address);
+        router.nft(&router_rules(plan))?;
+        let machine = |role: &str, address| machine(plan, &router, role, address);
         let server = |role, number: &str, program, address, port| -> Result<Server> {
             let netns = machine(&format!("{role}{number}"), address)?;
             let name = format!("{name}-{role}{number}");
@@ -81,8 +89,7 @@ impl Site {
                 server("proxy", "1", "avr-proxy", PROXIES[0], PROXY_PORT)?,
                 server("proxy", "2", "avr-proxy", PROXIES[1], PROXY_PORT)?,
             ],
-            name: name.to_owned(),
-            public,
+            plan,
             root: root.to_owned(),
             logs: logs.to_owned(),
             router,
@@ -93,7 +100,7 @@ impl Site {
     /// Starts auther, manager and proxies, and waits until all listen.
     pub(crate) fn start_servers(&mut self, fleet: &Fleet) -> Result<()> {
         wait_clamd(&mut self.scanner.1, &self.scanner.0)?;
-        let registry = self.root.join(format!("{}-registry.sqlite", self.name));
+        let registry = self.root.join(format!("{}-registry.sqlite", self.plan.name));
         fleet.register_box(&self.auther.netns, &registry)?;
         let auther = format!(
             "ticket_key = \"{}\"\nregistry = \"{}\"\n",
@@ -104,7 +111,7 @@ impl Site {
         for proxy in &mut self.proxies {
             start_server(proxy, fleet, &proxy_settings(fleet), &self.root, &self.logs)?;
         }
-        let manager = manager_settings(fleet, self.public);
+        let manager = manager_settings(fleet, self.plan.public);
         start_server(&mut self.manager, fleet, &manager, &self.root, &self.logs)?;
         for server in [&mut self.auther, &mut self.manager].into_iter().chain(&mut self.proxies) {
             wait_server(server)?;
@@ -115,13 +122,21 @@ impl Site {
     /// Its name, also in the ways of mails.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        self.plan.name
     }
 
     /// Where boxes and mail servers see it.
     #[must_use]
     pub fn public(&self) -> Ipv4Addr {
-        self.public
+        self.plan.public
+    }
+
+    /// What a mail server sees of its proxy `number` (1 or 2), in IPv4 or IPv6.
+    pub(crate) fn seen_as(&self, number: usize, is_ipv6: bool) -> IpAddr {
+        match is_ipv6 {
+            true => self.plan.inner6(u16::try_from(number).unwrap_or_default()).into(),
+            false => self.plan.public.into(),
+        }
     }
 
     /// Kills the manager (SIGKILL).
@@ -143,7 +158,7 @@ impl Site {
     /// Starts again whatever was killed.
     pub(crate) fn restart_killed(&mut self, fleet: &Fleet) -> Result<()> {
         if self.manager.daemon.is_none() {
-            let settings = manager_settings(fleet, self.public);
+            let settings = manager_settings(fleet, self.plan.public);
             start_server(&mut self.manager, fleet, &settings, &self.root, &self.logs)?;
             wait_server(&mut self.manager)?;
         }
@@ -170,7 +185,7 @@ impl Site {
         [(&self.auther, AUTHER_PORT), (&self.manager, MANAGER_PORT)]
             .into_iter()
             .chain(proxies)
-            .map(|(server, port)| (server.name.as_str(), (self.public, port).into()))
+            .map(|(server, port)| (server.name.as_str(), (self.plan.public, port).into()))
             .collect()
     }
 
@@ -213,14 +228,15 @@ impl Site {
 /// Reads the packets of a named counter in table `ip count`.
 pub(crate) fn read_counter(netns: &Netns, name: &str) -> Result<u64> {
     let json =
-        run_command(netns.command("nft").args(["-j", "list", "counter", "ip", "count", name]))?;
+        run_command(netns.command("nft").args(["-j", "list", "counter", "inet", "count", name]))?;
     let value: serde_json::Value = serde_json::from_str(&json).context("nft's JSON")?;
     let objects = value["nftables"].as_array().context("nft's JSON has no list")?;
     let counter = objects.iter().find_map(|object| object.get("counter"));
     counter.and_then(|counter| counter["packets"].as_u64()).context("nft's JSON has no counter")
 }
 
-fn router_rules(public: Ipv4Addr) -> String {
+fn router_rules(plan: SitePlan) -> String {
+    let public = plan.public;
     let mut forwards = format!(
         "ip daddr {public} tcp dport {AUTHER_PORT} dnat to {AUTHER}:{AUTHER_PORT}\n\
          ip daddr {public} tcp dport {MANAGER_PORT} dnat to {MANAGER}:{MANAGER_PORT}\n"
@@ -232,7 +248,9 @@ fn router_rules(public: Ipv4Addr) -> String {
         forwards += &format!("ip daddr {public} tcp dport {port} dnat to {proxy}:{PROXY_PORT}\n");
         counters += &format!("counter proxy{number} {{ }}\n");
         counting += &format!(
-            "ct state new ip saddr {proxy} tcp dport {{ {MAIL_PORTS} }} counter name proxy{number}\n"
+            "ct state new ip saddr {proxy} tcp dport {{ {MAIL_PORTS} }} counter name proxy{number}\n\
+             ct state new ip6 saddr {proxy6} tcp dport {{ {MAIL_PORTS} }} counter name proxy{number}\n",
+            proxy6 = plan.inner6(u16::from(proxy.octets()[3])),
         );
     }
     format!(
@@ -240,7 +258,7 @@ fn router_rules(public: Ipv4Addr) -> String {
 chain forwards {{ type nat hook prerouting priority dstnat; {forwards} }}
 chain line {{ type nat hook postrouting priority srcnat; oifname \"line\" masquerade; }}
 }}
-table ip count {{
+table inet count {{
 {counters}
 chain forward {{ type filter hook forward priority 0; {counting} }}
 }}"
@@ -248,13 +266,15 @@ chain forward {{ type filter hook forward priority 0; {counting} }}
 }
 
 /// A machine on the site's inner network.
-fn machine(site: &str, router: &Netns, role: &str, address: Ipv4Addr) -> Result<Netns> {
-    let netns = Netns::create(&format!("{site}-{role}"))?;
+fn machine(plan: SitePlan, router: &Netns, role: &str, address: Ipv4Addr) -> Result<Netns> {
+    let netns = Netns::create(&format!("{}-{role}", plan.name))?;
     cable((&netns, "eth0"), (router, role))?;
     router.ip(&[&format!("link set {role} master lan")])?;
     netns.ip(&[
         &format!("addr add {address}/24 dev eth0"),
+        &format!("addr add {}/64 dev eth0 nodad", plan.inner6(address.octets()[3].into())),
         &format!("route add default via {SITE_ROUTER}"),
+        &format!("route add default via {}", plan.inner6(0x254)),
     ])?;
     Ok(netns)
 }
@@ -274,7 +294,7 @@ fn manager_settings(fleet: &Fleet, public: Ipv4Addr) -> String {
 
 fn proxy_settings(fleet: &Fleet) -> String {
     format!(
-        "ticket_key = \"{}\"\nmail_ports = [{MAIL_PORTS}]\ntest_networks = [\"203.0.113.0/24\"]\n\
+        "ticket_key = \"{}\"\nmail_ports = [{MAIL_PORTS}]\ntest_networks = [{TEST_NETWORKS}]\n\
          [scan]\nclamd = [\"{SCANNER}:{SCANNER_PORT}\"]\n",
         fleet.file("ticket.pub")
     )

@@ -13,6 +13,11 @@ fn a_clean_mail_out_arrives_byte_for_byte() {
 }
 
 #[test]
+fn a_clean_mail_out_by_ipv6_arrives_byte_for_byte() {
+    in_product_lab(|lab| relayed(&scenarios::clean_out_ipv6(lab)?));
+}
+
+#[test]
 fn a_clean_mail_in_arrives_byte_for_byte() {
     in_product_lab(|lab| relayed(&scenarios::clean_in(lab)?));
 }

@@ -24,9 +24,10 @@ enum Expected {
     Bridged,
 }
 
-const LINES: [Line; 19] = [
+const LINES: [Line; 20] = [
     ("a web page, all well", |lab| scenarios::download(lab), Expected::Bridged),
     ("a clean mail out (swaks)", |lab| scenarios::clean_out(lab), Expected::Relayed),
+    ("a clean mail out by IPv6", |lab| scenarios::clean_out_ipv6(lab), Expected::Relayed),
     ("a clean mail fetched (curl)", |lab| scenarios::clean_in(lab), Expected::Relayed),
     ("EICAR out", |lab| scenarios::eicar_out(lab), Expected::Relayed),
     ("EICAR fetched", |lab| scenarios::eicar_in(lab), Expected::Relayed),
