@@ -4,8 +4,9 @@ use crate::run::Transcript;
 use crate::script::Script;
 use crate::server::stuffed;
 
-/// How the payload of the infected sessions begins in base64: the signature of a zip file.
-const PAYLOAD: &[u8] = b"UEsDB";
+/// Part of the payload of the infected sessions: the name `eicar.com` in the zip, in base64. (The
+/// clean twins carry a zip as well.)
+const PAYLOAD: &[u8] = b"ZWljYXIuY29t";
 
 /// Whether the session went as its class demands.
 ///
@@ -41,8 +42,10 @@ pub fn judge(script: &Script, t: &Transcript) -> Result<(), String> {
         }
         "S04" => {
             met(t)?;
-            let agreed = t.client_ended.is_some() || contains(&t.server_got, b"\r\n.\r\n");
-            need(agreed, "client and server do not agree on what the bytes behind DATA are")
+            // The server answers nothing more, so not all of the commands need have gone on.
+            let agreed =
+                t.client_ended.is_some() || contains(&t.server_got, b"DATA\r\nSubject: x\r\n");
+            need(agreed, "the bytes behind a refused DATA are not commands")
         }
         // CHUNKING is masked: BDAT is refused, and what follows it never runs as commands.
         "S05" | "S05b" | "S05d" | "S05e" | "S06" => {
@@ -75,7 +78,8 @@ pub fn judge(script: &Script, t: &Transcript) -> Result<(), String> {
         "S14" => need(contains(&t.server_got, b"EHLO early\r\n"), "the early words were lost"),
         "S15" | "S16" | "P06" | "P06d" | "P09" | "P10" => met(t),
         "S18" => {
-            let refusals = t.client_got.split(|&b| b == b'\n').filter(|line| line.starts_with(b"5"));
+            let refusals =
+                t.client_got.split(|&b| b == b'\n').filter(|line| line.starts_with(b"5"));
             need(refusals.count() >= 1, "not refused")?;
             need(!contains(&t.server_got, b"XCLIENT"), "XCLIENT went on")?;
             need(!contains(&t.server_got, b"XFORWARD"), "XFORWARD went on")
@@ -111,7 +115,8 @@ pub fn judge(script: &Script, t: &Transcript) -> Result<(), String> {
             clean(&t.client_got)?;
             let ends = t.client_got.windows(5).filter(|w| *w == b"\r\n.\r\n").count();
             need(ends == 50, &format!("{ends} answers instead of 50"))?;
-            let clean = t.client_got.windows(22).filter(|w| *w == b"Subject: session clean").count();
+            let clean =
+                t.client_got.windows(22).filter(|w| *w == b"Subject: session clean").count();
             need(clean == 25, &format!("{clean} clean mails instead of 25"))
         }
         "P07" => need(t.client_got == script.server_bytes(), "CAPA was changed"),

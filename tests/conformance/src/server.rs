@@ -72,8 +72,10 @@ pub async fn smtp(step: &Step, inbox: Arc<Inbox>, mut writer: OwnedWriteHalf, ta
             return;
         }
         let Some(line) = reader.until(&[b"\n"]).await else { return };
-        let words: Vec<String> =
-            String::from_utf8_lossy(&line).split_whitespace().map(str::to_ascii_uppercase).collect();
+        let words: Vec<String> = String::from_utf8_lossy(&line)
+            .split_whitespace()
+            .map(str::to_ascii_uppercase)
+            .collect();
         say = match words.first().map(String::as_str) {
             Some("EHLO" | "HELO") => bytes(&step.ehlo, b"250 fake\r\n"),
             Some("MAIL" | "RCPT" | "RSET" | "NOOP") => b"250 ok\r\n".to_vec(),
@@ -122,8 +124,10 @@ pub async fn pop3(step: &Step, inbox: Arc<Inbox>, mut writer: OwnedWriteHalf) {
             return;
         }
         let Some(line) = reader.until(&[b"\n"]).await else { return };
-        let words: Vec<String> =
-            String::from_utf8_lossy(&line).split_whitespace().map(str::to_ascii_uppercase).collect();
+        let words: Vec<String> = String::from_utf8_lossy(&line)
+            .split_whitespace()
+            .map(str::to_ascii_uppercase)
+            .collect();
         let message = words
             .get(1)
             .and_then(|number| number.parse::<usize>().ok())

@@ -15,7 +15,10 @@ const NOT_YET: &[(&str, &str)] = &[];
 /// Sessions that are not run, and why.
 const NOT_RUN: &[(&str, &str)] = &[
     ("S13-slowloris-cmd", "takes 33 minutes; the time limit of a line is tested in `mail`"),
-    ("P13b-slow-server", "takes 7 minutes, and the keep-alive while a message is held is not built"),
+    (
+        "P13b-slow-server",
+        "takes 7 minutes, and the keep-alive while a message is held is not built",
+    ),
 ];
 
 /// The corpus's infected sessions carry the EICAR file in a zip; archives are not opened, so the
@@ -35,8 +38,7 @@ fn scripted_sessions() -> anyhow::Result<()> {
     };
     let rules = tempfile::tempdir()?;
     std::fs::write(rules.path().join("corpus.yar"), RULE)?;
-    let settings =
-        ScanSettings { rules: Some(rules.path().to_owned()), ..ScanSettings::default() };
+    let settings = ScanSettings { rules: Some(rules.path().to_owned()), ..ScanSettings::default() };
     let carrier = settings.carrier()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (table, wrong) = runtime.block_on(run_all(scripts, &carrier));
