@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use wire::identity::{DeviceKey, FleetCa, FleetRoots, Role, device_client_config, server_config};
 
-const PAIRS: usize = 400;
+const PAIRS: usize = 1000;
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn main() -> anyhow::Result<()> {
@@ -47,10 +47,12 @@ async fn measure() -> anyhow::Result<()> {
         far.write_all(b"250 ok\r\n").await?;
         near.read_exact(&mut [0; 8]).await?;
         // Both ask for more, as an idle relay does.
-        tokio::select! {
-            biased;
-            _ = near.read(&mut read) => {}
-            () = std::future::ready(()) => {}
+        for stream in [&mut near, &mut far] {
+            tokio::select! {
+                biased;
+                _ = stream.read(&mut read) => {}
+                () = std::future::ready(()) => {}
+            }
         }
         pairs.push((near, far));
     }
