@@ -88,10 +88,17 @@ pub struct Reading {
 pub fn further_readings(oddities: Oddities, done: &[Reading]) -> Vec<Reading> {
     let mut dialects = vec![Dialect::Usual];
     if oddities.padding_inside {
-        dialects.push(Dialect::PaddingIsJunk);
+        dialects.extend([
+            Dialect::PaddingIsJunk,
+            Dialect::PaddingIsZero,
+            Dialect::PaddingFillsQuantum,
+        ]);
     }
     if oddities.url_alphabet {
         dialects.push(Dialect::UrlAlphabet);
+    }
+    if oddities.bad_escape {
+        dialects.extend([Dialect::EscapeDropped, Dialect::EscapeDroppedWhole]);
     }
     let structures: &[bool] = if oddities.structure { &[false, true] } else { &[false] };
     let all = structures
@@ -161,6 +168,12 @@ impl Walker {
         self.out.parts
     }
 
+    /// Decoded bytes so far.
+    #[must_use]
+    pub fn decoded_bytes(&self) -> usize {
+        self.out.decoded_bytes
+    }
+
     /// What was seen so far that other readings take otherwise.
     #[must_use]
     pub fn oddities(&self) -> Oddities {
@@ -187,7 +200,8 @@ struct Output {
     parts: u32,
     parts_max: u32,
     depth_max: usize,
-    decoded_bytes_left: usize,
+    decoded_bytes: usize,
+    decoded_bytes_max: usize,
     /// A limit was reached: nothing more is looked at.
     stopped: bool,
 }
@@ -203,7 +217,8 @@ impl Output {
             parts: 0,
             parts_max: limits.parts_max,
             depth_max: limits.depth_max,
-            decoded_bytes_left: limits.decoded_bytes_max,
+            decoded_bytes: 0,
+            decoded_bytes_max: limits.decoded_bytes_max,
             stopped: false,
         }
     }
@@ -227,11 +242,11 @@ impl Output {
         if self.stopped || bytes.is_empty() {
             return !self.stopped;
         }
-        let Some(left) = self.decoded_bytes_left.checked_sub(bytes.len()) else {
+        if bytes.len() > self.decoded_bytes_max - self.decoded_bytes {
             self.stop(Unscannable::OverDecoded);
             return false;
-        };
-        self.decoded_bytes_left = left;
+        }
+        self.decoded_bytes += bytes.len();
         self.events.push_back(Event::PartData { number, bytes: Bytes::copy_from_slice(bytes) });
         true
     }

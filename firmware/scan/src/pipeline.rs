@@ -19,7 +19,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use crate::engine::printable;
-use crate::mime::{Event, PartHead, Reading, Walker, further_readings};
+use crate::mime::{Event, Oddities, PartHead, Reading, Walker, further_readings};
 use crate::{
     Engine, EngineOutcome, FINDING_NAME_BYTES_MAX, Finding, Limits, Object, Report, Unscannable,
     Verdict,
@@ -72,7 +72,7 @@ impl Scanner {
             raw_bytes: 0,
             walk_parts: 0,
             open: HashMap::new(),
-            jobs: Jobs::new(&self.shared),
+            jobs: Jobs::new(),
             findings: Findings::default(),
             shared: Arc::clone(&self.shared),
         }
@@ -161,6 +161,8 @@ impl MailScan {
         self.walk(Walker::finish);
         let Some(walker) = self.walker.take() else { return };
         let mut oddities = walker.oddities();
+        // All readings of a mail share its limits, so that an odd mail costs no more than a large one.
+        let mut limits = less(&self.shared.limits, &walker);
         drop(walker);
         // Parts that never ended: the walk stopped at a limit, and has said so.
         self.open.clear();
@@ -177,7 +179,7 @@ impl MailScan {
         let mut done = vec![Reading::default()];
         while let Some(reading) = further_readings(oddities, &done).first().copied() {
             done.push(reading);
-            self.walker = Some(Box::new(Walker::reading(reading, &self.shared.limits)));
+            self.walker = Some(Box::new(Walker::reading(reading, &limits)));
             for step in raw.bytes.chunks(WALK_STEP_BYTES) {
                 self.walk(|walker| walker.feed(step));
                 self.jobs.collect_ready(&mut self.findings);
@@ -188,8 +190,9 @@ impl MailScan {
             }
             self.walk(Walker::finish);
             let Some(walker) = self.walker.take() else { return };
-            oddities.padding_inside |= walker.oddities().padding_inside;
-            oddities.url_alphabet |= walker.oddities().url_alphabet;
+            limits = less(&limits, &walker);
+            let seen = walker.oddities();
+            oddities = Oddities { structure: oddities.structure, ..oddities.or(seen) };
             self.open.clear();
         }
     }
@@ -245,6 +248,15 @@ impl MailScan {
         self.walker = None;
         self.open.clear();
         self.held = Held::new(&self.shared.budget);
+    }
+}
+
+/// What is left of the limits after this walk.
+fn less(limits: &Limits, walker: &Walker) -> Limits {
+    Limits {
+        decoded_bytes_max: limits.decoded_bytes_max.saturating_sub(walker.decoded_bytes()),
+        parts_max: limits.parts_max.saturating_sub(walker.parts()),
+        ..limits.clone()
     }
 }
 
@@ -340,7 +352,7 @@ struct Done {
 }
 
 impl Jobs {
-    fn new(_shared: &Shared) -> Self {
+    fn new() -> Self {
         Self {
             tasks: JoinSet::new(),
             asked: HashMap::new(),

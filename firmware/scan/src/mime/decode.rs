@@ -5,20 +5,31 @@
 //! reading is not the beginning of the other, the decoder says so ([`Oddities`]), and the walk is done
 //! again in the other [`Dialect`].
 
+use super::uu;
+
 /// Longest run of blanks that quoted-printable holds back to see whether the line ends there, bytes.
 const BLANK_RUN_BYTES_MAX: usize = 4096;
 
-/// The reading of base64 where clients differ.
+/// How an encoding is read where clients differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Dialect {
-    /// Padding ends a quantum and what follows starts another one; all else that is not in the
-    /// alphabet is skipped.
+    /// Base64: padding ends a quantum and what follows starts another one; all else that is not in the
+    /// alphabet is skipped. Quoted-printable: an escape that is none stands for itself.
     #[default]
     Usual,
-    /// Padding inside is skipped like any other junk.
+    /// Base64: padding inside is skipped like any other junk.
     PaddingIsJunk,
-    /// `-` and `_` are the last two letters of the alphabet (RFC 4648 section 5).
+    /// Base64: padding inside is a letter of the value 0.
+    PaddingIsZero,
+    /// Base64: four characters are a quantum, padding among them or not.
+    PaddingFillsQuantum,
+    /// Base64: `-` and `_` are the last two letters of the alphabet (RFC 4648 section 5).
     UrlAlphabet,
+    /// Quoted-printable: of an escape that is none, `=` and a digit or blanks behind it are dropped,
+    /// and so is the end of a line there.
+    EscapeDropped,
+    /// Quoted-printable: the same, and the character that is no digit behind a digit.
+    EscapeDroppedWhole,
 }
 
 /// What was seen that other dialects read otherwise.
@@ -28,15 +39,22 @@ pub struct Oddities {
     pub padding_inside: bool,
     /// Base64 has `-` or `_` in it.
     pub url_alphabet: bool,
+    /// Quoted-printable has `=` without two digits.
+    pub bad_escape: bool,
     /// The structure may be read in another way.
     pub structure: bool,
 }
 
 impl Oddities {
-    pub(crate) fn add(&mut self, other: Self) {
-        self.padding_inside |= other.padding_inside;
-        self.url_alphabet |= other.url_alphabet;
-        self.structure |= other.structure;
+    /// Both together.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            padding_inside: self.padding_inside || other.padding_inside,
+            url_alphabet: self.url_alphabet || other.url_alphabet,
+            bad_escape: self.bad_escape || other.bad_escape,
+            structure: self.structure || other.structure,
+        }
     }
 }
 
@@ -46,6 +64,8 @@ pub(crate) enum Decoder {
     Identity,
     Base64(Base64),
     QuotedPrintable(QuotedPrintable),
+    /// The lines of a uuencoded file, with `begin` or without.
+    Uu(uu::Scanner),
 }
 
 impl Decoder {
@@ -55,6 +75,7 @@ impl Decoder {
             Self::Identity => out.extend_from_slice(text),
             Self::Base64(base64) => base64.text(text, out),
             Self::QuotedPrintable(printable) => printable.text(text, out),
+            Self::Uu(scanner) => scanner.text(text),
         }
     }
 
@@ -64,6 +85,7 @@ impl Decoder {
             Self::Identity => out.extend_from_slice(end),
             Self::Base64(_) => {}
             Self::QuotedPrintable(printable) => printable.end_of_line(end, out),
+            Self::Uu(scanner) => drop(scanner.end_of_line(out)),
         }
     }
 
@@ -72,8 +94,9 @@ impl Decoder {
         match self {
             Self::Identity => Oddities::default(),
             Self::Base64(base64) => base64.finish(out),
-            Self::QuotedPrintable(printable) => {
-                printable.finish(out);
+            Self::QuotedPrintable(printable) => printable.finish(out),
+            Self::Uu(scanner) => {
+                scanner.end_of_line(out);
                 Oddities::default()
             }
         }
@@ -90,6 +113,8 @@ pub(crate) struct Base64 {
     dialect: Dialect,
     quantum: u32,
     letters: u8,
+    /// Padding in this quantum, where it fills quanta.
+    fillers: u8,
     padded: bool,
     oddities: Oddities,
 }
@@ -125,17 +150,27 @@ impl Base64 {
         for &byte in text {
             match ALPHABET[usize::from(byte)] {
                 SKIP => {}
-                PADDING => {
-                    if self.dialect != Dialect::PaddingIsJunk {
-                        self.flush(out);
-                    }
-                    self.padded = true;
-                }
+                PADDING => self.padding(out),
                 URL_62 => self.url_letter(62, out),
                 URL_63 => self.url_letter(63, out),
                 value => self.letter(value, out),
             }
         }
+    }
+
+    fn padding(&mut self, out: &mut Vec<u8>) {
+        match self.dialect {
+            Dialect::PaddingIsJunk => {}
+            Dialect::PaddingIsZero => self.letter(0, out),
+            Dialect::PaddingFillsQuantum => {
+                self.fillers += 1;
+                if self.letters + self.fillers >= 4 {
+                    self.flush(out);
+                }
+            }
+            _ => self.flush(out),
+        }
+        self.padded = true;
     }
 
     fn url_letter(&mut self, value: u8, out: &mut Vec<u8>) {
@@ -156,6 +191,8 @@ impl Base64 {
             out.extend_from_slice(&[a, b, c]);
             self.quantum = 0;
             self.letters = 0;
+        } else if self.letters + self.fillers >= 4 {
+            self.flush(out);
         }
     }
 
@@ -173,6 +210,7 @@ impl Base64 {
         }
         self.quantum = 0;
         self.letters = 0;
+        self.fillers = 0;
     }
 
     fn finish(&mut self, out: &mut Vec<u8>) -> Oddities {
@@ -184,6 +222,8 @@ impl Base64 {
 /// RFC 2045 section 6.7.
 #[derive(Debug, Default)]
 pub(crate) struct QuotedPrintable {
+    dialect: Dialect,
+    oddities: Oddities,
     state: Escape,
     /// Blanks that are dropped if the line ends behind them.
     blanks: Vec<u8>,
@@ -200,6 +240,10 @@ enum Escape {
 }
 
 impl QuotedPrintable {
+    pub(crate) fn new(dialect: Dialect) -> Self {
+        Self { dialect, ..Self::default() }
+    }
+
     fn text(&mut self, text: &[u8], out: &mut Vec<u8>) {
         for &byte in text {
             self.byte(byte, out);
@@ -214,10 +258,8 @@ impl QuotedPrintable {
                 self.state = Escape::Digit(byte, digit(byte).unwrap_or(0));
             }
             Escape::Equals => {
-                // Not an escape: literal, as clients show it.
                 self.state = Escape::None;
-                out.push(b'=');
-                out.append(&mut self.blanks);
+                self.bad_escape(&[], out);
                 self.plain(byte, blank, out);
             }
             Escape::Digit(first, high) => {
@@ -225,11 +267,26 @@ impl QuotedPrintable {
                 if let Some(low) = digit(byte) {
                     out.push(high << 4 | low);
                 } else {
-                    out.extend_from_slice(&[b'=', first]);
-                    self.plain(byte, blank, out);
+                    self.bad_escape(&[first], out);
+                    if self.dialect != Dialect::EscapeDroppedWhole {
+                        self.plain(byte, blank, out);
+                    }
                 }
             }
             Escape::None => self.plain(byte, blank, out),
+        }
+    }
+
+    /// `=` with this or blanks behind it, which is no escape.
+    fn bad_escape(&mut self, text: &[u8], out: &mut Vec<u8>) {
+        self.oddities.bad_escape = true;
+        if matches!(self.dialect, Dialect::EscapeDropped | Dialect::EscapeDroppedWhole) {
+            self.blanks.clear();
+        } else {
+            // Literal, as most clients show it.
+            out.push(b'=');
+            out.extend_from_slice(text);
+            out.append(&mut self.blanks);
         }
     }
 
@@ -248,9 +305,8 @@ impl QuotedPrintable {
 
     fn blank(&mut self, byte: u8, out: &mut Vec<u8>) {
         if self.blanks.len() >= BLANK_RUN_BYTES_MAX {
-            if self.state == Escape::Equals {
-                out.push(b'=');
-                self.state = Escape::None;
+            if std::mem::take(&mut self.state) == Escape::Equals {
+                self.bad_escape(&[], out);
             }
             out.append(&mut self.blanks);
         }
@@ -262,14 +318,20 @@ impl QuotedPrintable {
         match std::mem::take(&mut self.state) {
             // A soft line break.
             Escape::Equals => return,
-            Escape::Digit(first, _) => out.extend_from_slice(&[b'=', first]),
+            Escape::Digit(first, _) => {
+                self.bad_escape(&[first], out);
+                if self.dialect != Dialect::Usual {
+                    return;
+                }
+            }
             Escape::None => {}
         }
         out.extend_from_slice(end);
     }
 
-    fn finish(&mut self, out: &mut Vec<u8>) {
+    fn finish(&mut self, out: &mut Vec<u8>) -> Oddities {
         self.end_of_line(b"", out);
+        self.oddities
     }
 }
 
@@ -343,6 +405,31 @@ mod tests {
         assert!(oddities.padding_inside);
         let junk = Decoder::Base64(Base64::new(Dialect::PaddingIsJunk));
         assert_eq!(decode(junk, &[b"aGV=sb=G8="]).0, b"hello");
+    }
+
+    #[test]
+    fn base64_padding_inside_in_other_dialects() {
+        let zero = Decoder::Base64(Base64::new(Dialect::PaddingIsZero));
+        assert_eq!(decode(zero, &[b"UEsDBBQ=Ag=I"]).0, base64(b"UEsDBBQAAgAI"));
+        let fills = Decoder::Base64(Base64::new(Dialect::PaddingFillsQuantum));
+        assert_eq!(decode(fills, &[b"UE=sAw=QFA=A"]).0, base64(b"UEsDBBQA"));
+        let fills = Decoder::Base64(Base64::new(Dialect::PaddingFillsQuantum));
+        assert_eq!(decode(fills, &[b"aGVsbG8="]).0, b"hello");
+    }
+
+    #[test]
+    fn printable_bad_escapes_in_other_dialects() {
+        for (dialect, text) in [
+            (Dialect::EscapeDropped, "=P=K==03"),
+            (Dialect::EscapeDropped, "=0P=0K=0=03"),
+            (Dialect::EscapeDropped, "= P=  K=\t=03"),
+            (Dialect::EscapeDroppedWhole, "=0XP=0XK=0X=03"),
+        ] {
+            let decoder = Decoder::QuotedPrintable(QuotedPrintable::new(dialect));
+            let (bytes, oddities) = decode(decoder, &[text.as_bytes()]);
+            assert_eq!(bytes, b"PK\x03", "{text}");
+            assert!(oddities.bad_escape, "{text}");
+        }
     }
 
     #[test]

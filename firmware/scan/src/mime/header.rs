@@ -146,6 +146,16 @@ pub(crate) struct Encodings {
     pub(crate) identity: bool,
     pub(crate) base64: bool,
     pub(crate) quoted_printable: bool,
+    pub(crate) uu: bool,
+}
+
+impl Encodings {
+    /// As it stands.
+    pub(crate) const IDENTITY: Self =
+        Self { identity: true, base64: false, quoted_printable: false, uu: false };
+    /// What cannot be told.
+    const ALL: Self = Self { identity: true, base64: true, quoted_printable: true, uu: true };
+    const NONE: Self = Self { identity: false, base64: false, quoted_printable: false, uu: false };
 }
 
 /// What a composite type holds.
@@ -248,11 +258,6 @@ impl Entity {
             content_type: types.swap_remove(0),
         }
     }
-
-    /// The header of a body of which nothing is known.
-    pub(crate) fn plain() -> Self {
-        Block::default().entity(false)
-    }
 }
 
 fn is_message(name: &str) -> bool {
@@ -283,7 +288,7 @@ fn type_readings(value: &[u8]) -> Vec<String> {
 }
 
 fn encodings<'a>(values: impl Iterator<Item = &'a [u8]>) -> Encodings {
-    let mut out = Encodings { identity: false, base64: false, quoted_printable: false };
+    let mut out = Encodings::NONE;
     let mut none = true;
     for value in values {
         none = false;
@@ -292,10 +297,11 @@ fn encodings<'a>(values: impl Iterator<Item = &'a [u8]>) -> Encodings {
             b"7bit" | b"8bit" | b"binary" => out.identity = true,
             b"base64" => out.base64 = true,
             b"quoted-printable" => out.quoted_printable = true,
-            // uuencoded files are found in every text, announced or not.
-            b"x-uuencode" | b"uuencode" | b"x-uue" | b"uue" => out.identity = true,
+            b"x-uuencode" | b"uuencode" | b"x-uue" | b"uue" | b"x-uu" => {
+                (out.identity, out.uu) = (true, true);
+            }
             // Unknown: whatever a client may take it for.
-            _ => out = Encodings { identity: true, base64: true, quoted_printable: true },
+            _ => out = Encodings::ALL,
         }
     }
     out.identity |= none;

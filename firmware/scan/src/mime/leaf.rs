@@ -1,7 +1,7 @@
 //! A body being decoded, in as many ways as its header can be read.
 
 use super::decode::{Base64, Decoder, QuotedPrintable};
-use super::header::{Entity, clean_name};
+use super::header::{Encodings, Entity, clean_name};
 use super::lines::Piece;
 use super::uu;
 use super::{EVENT_BYTES, Inner, Output, PartHead};
@@ -21,44 +21,29 @@ pub(crate) struct Leaf {
 impl Leaf {
     /// Every reading of the body as a leaf.
     pub(crate) fn open(entity: &Entity, depth: usize, out: &mut Output) -> Self {
-        let encodings = entity.encodings;
-        Self::with(
-            entity,
-            depth,
-            [encodings.identity, encodings.base64, encodings.quoted_printable],
-            out,
-        )
-    }
-
-    /// Those readings that change the bytes; `None` where there are none.
-    pub(crate) fn open_encoded(entity: &Entity, depth: usize, out: &mut Output) -> Option<Self> {
-        let encodings = entity.encodings;
-        if !encodings.base64 && !encodings.quoted_printable {
-            return None;
-        }
-        let leaf =
-            Self::with(entity, depth, [false, encodings.base64, encodings.quoted_printable], out);
-        Some(leaf)
-    }
-
-    fn with(
-        entity: &Entity,
-        depth: usize,
-        [identity, base64, quoted_printable]: [bool; 3],
-        out: &mut Output,
-    ) -> Self {
+        let Encodings { identity, base64, quoted_printable, uu } = entity.encodings;
         let mut sinks = Vec::new();
         let mut add = |decoder| sinks.extend(Sink::open(decoder, entity, depth, out));
         if base64 {
             add(|dialect| Decoder::Base64(Base64::new(dialect)));
         }
         if quoted_printable {
-            add(|_| Decoder::QuotedPrintable(QuotedPrintable::default()));
+            add(|dialect| Decoder::QuotedPrintable(QuotedPrintable::new(dialect)));
+        }
+        if uu {
+            add(|_| Decoder::Uu(uu::Scanner::opened()));
         }
         if identity {
             add(|_| Decoder::Identity);
         }
         Self { sinks, held_end: Vec::new() }
+    }
+
+    /// Those readings that change the bytes; `None` where there are none.
+    pub(crate) fn open_encoded(entity: &Entity, depth: usize, out: &mut Output) -> Option<Self> {
+        let encodings = Encodings { identity: false, ..entity.encodings };
+        let any = encodings.base64 || encodings.quoted_printable || encodings.uu;
+        any.then(|| Self::open(&Entity { encodings, ..entity.clone() }, depth, out))
     }
 
     /// Whether one of the readings leaves the bytes as they are.
@@ -145,7 +130,7 @@ impl Sink {
 
     fn finish(mut self, out: &mut Output) {
         let oddities = self.decoder.finish(&mut self.buffer);
-        out.oddities.add(oddities);
+        out.oddities = out.oddities.or(oddities);
         self.flush(out);
         if let [b'P', b'K', 3, 4, _, _, flags] = self.head[..]
             && flags & 1 == 1

@@ -340,11 +340,16 @@ fn hostile_mail() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn reading() -> impl Strategy<Value = Reading> {
-    (any::<bool>(), 0..3).prop_map(|(flat, dialect)| Reading {
-        flat,
-        dialect: [Dialect::Usual, Dialect::PaddingIsJunk, Dialect::UrlAlphabet]
-            [usize::try_from(dialect).unwrap()],
-    })
+    let dialect = proptest::sample::select(vec![
+        Dialect::Usual,
+        Dialect::PaddingIsJunk,
+        Dialect::PaddingIsZero,
+        Dialect::PaddingFillsQuantum,
+        Dialect::UrlAlphabet,
+        Dialect::EscapeDropped,
+        Dialect::EscapeDroppedWhole,
+    ]);
+    (any::<bool>(), dialect).prop_map(|(flat, dialect)| Reading { dialect, flat })
 }
 
 proptest! {

@@ -32,6 +32,11 @@ pub(crate) struct Scanner {
 }
 
 impl Scanner {
+    /// For text that is a file from the start.
+    pub(crate) fn opened() -> Self {
+        Self { open: true, ..Self::default() }
+    }
+
     /// A piece of a line, without its end.
     pub(crate) fn text(&mut self, text: &[u8]) {
         // Outside a file only lines that may start with `begin` are kept.
@@ -58,11 +63,6 @@ impl Scanner {
         line.clear();
         self.line = line;
         step
-    }
-
-    /// Whether a file is open; at the end of the text it ends.
-    pub(crate) fn is_open(&self) -> bool {
-        self.open
     }
 
     fn line(&mut self, line: &[u8], out: &mut Vec<u8>) -> Step {

@@ -1,6 +1,6 @@
 //! The structure: which line belongs to which header, body or delimiter.
 
-use super::header::{Block, Composite, Entity, LineKind, is_content_line};
+use super::header::{Block, Composite, Encodings, Entity, LineKind, is_content_line};
 use super::leaf::{Files, Leaf};
 use super::lines::Piece;
 use super::params::trim;
@@ -85,7 +85,7 @@ impl Walk {
     pub(crate) fn inner(inner: &Inner, out: &mut Output) -> Self {
         let mut walk = Self::message(inner.depth);
         // It is decoded already.
-        let entity = Entity { encodings: Entity::plain().encodings, ..inner.entity.clone() };
+        let entity = Entity { encodings: Encodings::IDENTITY, ..inner.entity.clone() };
         walk.open(&entity, out);
         walk
     }
@@ -229,7 +229,7 @@ impl Walk {
                 State::Body {
                     leaf: (!entity.only_composite && entity.encodings.identity).then(|| {
                         let plain = Entity {
-                            encodings: Entity::plain().encodings,
+                            encodings: Encodings::IDENTITY,
                             composite: None,
                             ..entity.clone()
                         };

@@ -1,0 +1,96 @@
+//! What scanning costs on this machine: `cargo run --release -p scan --example measure`.
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a program for a terminal that measures time"
+)]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use scan::engine::yara::YaraEngine;
+use scan::mime::Walker;
+use scan::{Engine, Limits, Object, Scanner};
+
+/// How often the cheap things are done.
+const ROUNDS: u32 = 2_000;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let started = Instant::now();
+    let engine = Arc::new(YaraEngine::new(None)?);
+    println!("compile the embedded rules       {:>10.1?}", started.elapsed());
+
+    let rules = yara_x::compile("rule a { strings: $a = \"needle\" condition: $a }")?;
+    let each = time(ROUNDS, || drop(yara_x::Scanner::new(&rules)));
+    println!("set up a YARA-X scanner          {each:>10.1?}");
+    let object = vec![b'x'; 10 * 1024];
+    let mut scanner = yara_x::Scanner::new(&rules);
+    let each =
+        time(ROUNDS, || drop(scanner.scan(&object).map(|found| found.matching_rules().len())));
+    println!("scan 10 KiB, scanner at hand     {each:>10.1?}");
+
+    let bytes = Bytes::from(object);
+    let started = Instant::now();
+    for _ in 0..ROUNDS {
+        engine.scan(Object { part: 0, bytes: bytes.clone(), file_name: None }).await;
+    }
+    println!("scan 10 KiB through the engine   {:>10.1?}", started.elapsed() / ROUNDS);
+
+    for (name, mail) in [("10 KiB", mail(10 * 1024)), ("10 MiB", mail(10 * 1024 * 1024))] {
+        let rounds = if mail.len() > 1024 * 1024 { 10 } else { ROUNDS };
+        let each = time(rounds, || {
+            let mut walker = Walker::new(&Limits::default());
+            for chunk in mail.chunks(16 * 1024) {
+                walker.feed(chunk);
+                while walker.poll_event().is_some() {}
+            }
+            walker.finish();
+        });
+        println!("walk a mail of {name}            {each:>10.1?}  {:>6.0} MB/s", rate(&mail, each));
+
+        let scanner = Scanner::new(vec![Arc::clone(&engine) as Arc<dyn Engine>], Limits::default());
+        let (started, mut waited) = (Instant::now(), Duration::ZERO);
+        for _ in 0..rounds {
+            let mut scan = scanner.begin();
+            for chunk in mail.chunks(16 * 1024) {
+                scan.feed(Bytes::copy_from_slice(chunk));
+            }
+            waited += scan.finish().await.waited;
+        }
+        let each = started.elapsed() / rounds;
+        println!(
+            "scan a mail of {name}            {each:>10.1?}  {:>6.0} MB/s, {:.1?} of it after its end",
+            rate(&mail, each),
+            waited / rounds
+        );
+    }
+    Ok(())
+}
+
+fn time(rounds: u32, mut work: impl FnMut()) -> Duration {
+    let started = Instant::now();
+    for _ in 0..rounds {
+        work();
+    }
+    started.elapsed() / rounds
+}
+
+/// Megabytes a second.
+fn rate(mail: &[u8], each: Duration) -> f64 {
+    f64::from(u32::try_from(mail.len()).unwrap_or(u32::MAX)) / each.as_secs_f64() / 1e6
+}
+
+/// A text, and an attachment that makes up the rest.
+fn mail(bytes: usize) -> Vec<u8> {
+    let mut mail = b"Subject: x\r\nContent-Type: multipart/mixed; boundary=BND\r\n\r\n\
+        --BND\r\n\r\nhello\r\n--BND\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+        .to_vec();
+    while mail.len() < bytes {
+        mail.extend([b'A'; 76]);
+        mail.extend(b"\r\n");
+    }
+    mail.extend(b"--BND--\r\n");
+    mail
+}
