@@ -14,7 +14,8 @@
 //! to no command, 3yz replies to commands that have none, bytes behind STARTTLS on either side.
 //!
 //! Limits: [`COMMAND_LINE_BYTES_MAX`], [`PIPELINED_COMMANDS_MAX`], [`UNPROCESSED_BYTES_MAX`],
-//! [`RECIPIENTS_KEPT_MAX`], [`REFUSED_COMMANDS_MAX`], those of [`reply`] and the [`Timeouts`].
+//! [`OUTPUTS_MAX`], [`RECIPIENTS_KEPT_MAX`], [`REFUSED_COMMANDS_MAX`], those of [`reply`] and the
+//! [`Timeouts`].
 
 mod command;
 mod from_client;

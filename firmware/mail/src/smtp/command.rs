@@ -56,7 +56,8 @@ pub(super) fn parse(line: &[u8]) -> Command {
         Command::Rcpt(path(rest))
     } else if is("DATA") {
         Command::Data
-    } else if is("BDAT") {
+    } else if verb.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"BDAT")) {
+        // There are servers that look at four letters only.
         Command::Bdat
     } else if is("AUTH") || is("X-EXPS") {
         // X-EXPS is what Exchange calls AUTH between its own.
@@ -123,6 +124,8 @@ mod tests {
             (b"bdat\t5", Command::Bdat),
             (b"\x0bBDAT:5", Command::Bdat),
             (b"BDAT", Command::Bdat),
+            (b"BDATA 5", Command::Bdat),
+            (b"BDA 5", Command::Other),
             (b"AUTH PLAIN AGEAYg==", Command::Auth),
             (b"STARTTLS", Command::StartTls),
             (b"QUIT", Command::Quit),

@@ -120,7 +120,9 @@ fn join(mut lines: Vec<Bytes>) -> Bytes {
 /// cannot hide anything, because a client that wants CRLF just goes on waiting.
 fn parse(line: &[u8]) -> Result<(u16, bool), Violation> {
     let text = line.strip_suffix(b"\n").unwrap_or(line);
-    let text = text.strip_suffix(b"\r").unwrap_or(text);
+    // Some servers send CR CR LF.
+    let carriage_returns = text.iter().rev().take_while(|byte| **byte == b'\r').count();
+    let text = &text[..text.len() - carriage_returns];
     if text.iter().any(|byte| matches!(byte, 0 | b'\r')) {
         return Err(Violation::BareLineEnd);
     }
@@ -165,6 +167,7 @@ mod tests {
             ("250\r\n", 250),
             ("250-a\r\n250-\r\n250 c\r\n", 250),
             ("354 go\n", 354),
+            ("250-a\r\r\n250\r\r\n", 250),
         ] {
             let reply = read(text.as_bytes()).unwrap().unwrap();
             assert_eq!(reply.code, code);

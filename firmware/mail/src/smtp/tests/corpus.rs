@@ -187,16 +187,40 @@ impl Play {
     }
 }
 
-#[test]
-fn scripted_sessions() {
+/// The files of a folder of the corpus; says so where there is none.
+fn corpus(folder: &str) -> Option<fs::ReadDir> {
     let corpus = std::env::var_os("AVR_CORPUS").map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/corpus")),
         PathBuf::from,
     );
-    let Ok(files) = fs::read_dir(corpus.join("authored-sessions/smtp")) else {
-        eprintln!("NOT TESTED: no corpus at {}; set AVR_CORPUS", corpus.display());
-        return;
-    };
+    let files = fs::read_dir(corpus.join(folder)).ok();
+    if files.is_none() {
+        eprintln!("NOT TESTED: no {folder} in {}; set AVR_CORPUS", corpus.display());
+    }
+    files
+}
+
+#[test]
+fn replies_of_real_servers_can_be_read() {
+    let Some(files) = corpus("mailkit-transcripts/Smtp/Resources") else { return };
+    let mut read = 0;
+    for file in files {
+        let path = file.unwrap().path();
+        let mut inbox = Inbox::default();
+        inbox.push(fs::read(&path).unwrap().into());
+        let mut reader = ReplyReader::default();
+        while let Some(reply) = reader.read(&mut inbox).unwrap() {
+            assert!(reply.class() >= 2, "{}", path.display());
+            read += 1;
+        }
+        assert!(inbox.is_empty(), "{}", path.display());
+    }
+    assert!(read > 30, "only {read} replies");
+}
+
+#[test]
+fn scripted_sessions() {
+    let Some(files) = corpus("authored-sessions/smtp") else { return };
     let mut played = 0;
     for file in files {
         let text = fs::read_to_string(file.unwrap().path()).unwrap();

@@ -79,6 +79,23 @@ fn exchange(
     }
 }
 
+/// A message begins, and ends or is aborted, and only an ended one may be aborted after that.
+fn is_in_order(did: &[String]) -> bool {
+    let mut is_open = false;
+    let mut is_held = false;
+    did.iter().all(|note| {
+        let is_fine = match note.split(' ').next() {
+            Some("begin") => !is_open,
+            Some("end") => is_open,
+            Some("abort") => is_open || is_held,
+            _ => return true,
+        };
+        is_held = note.starts_with("end ");
+        is_open = note.starts_with("begin ");
+        is_fine
+    })
+}
+
 /// Whether a lenient server might see a message end in these bytes.
 fn shows_an_end(bytes: &[u8]) -> bool {
     let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
@@ -106,6 +123,11 @@ proptest! {
         let whole = exchange(&exchanges, ends, &mut std::iter::empty());
         let pieces = exchange(&exchanges, ends, &mut sizes.into_iter().cycle());
         prop_assert_eq!(&whole, &pieces);
+        prop_assert!(is_in_order(&whole.did), "{:?}", whole.did);
+        for note in ["Fin Client", "Fin Server", "Reset Client", "Reset Server"] {
+            let times = whole.did.iter().filter(|did| *did == note).count();
+            prop_assert!(times <= 1, "{note} twice");
+        }
         let single = exchange(&exchanges, ends, &mut std::iter::repeat(1));
         prop_assert_eq!(&whole, &single);
     }
