@@ -52,8 +52,8 @@ impl Gateway {
         cable((&netns, "lan0"), pc)?;
         cable((&netns, "wan0"), router)?;
         netns.ip(&[
+            &format!("link set lan0 address {BOX_MAC}"),
             "link add br0 type bridge",
-            &format!("link set br0 address {BOX_MAC}"),
             "link set lan0 master br0",
             "link set wan0 master br0",
             &format!("addr add {BOX}/24 dev br0"),
@@ -140,9 +140,11 @@ impl Gateway {
             "control = \"{directory}/control\"\n\
              [ports]\nlan = \"lan0\"\nwan = \"wan0\"\nbridge = \"br0\"\n\
              [identity]\nstate_directory = \"{directory}/state\"\nfleet_ca = \"{fleet_ca}\"\n\
+             ticket_key = \"{ticket_key}\"\n\
              [relay]\ndomain = \"{DOMAIN}\"\nresolvers = [\"{DNS}\"]\nroute = \"{route}\"\n\
              [scan]\nmode = \"{mode}\"\n",
             fleet_ca = fleet.file("fleet-ca.pem"),
+            ticket_key = fleet.file("ticket.pub"),
         )
     }
 }

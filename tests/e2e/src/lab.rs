@@ -135,22 +135,28 @@ impl Lab {
     /// # Errors
     /// When one of them does not come up.
     pub fn start_product(&mut self) -> Result<()> {
+        self.make_fleet()?;
         self.start_sites()?;
         self.start_box(Options::default())?;
         self.wait_relaying()
     }
 
-    /// Makes the fleet's keys and starts the sites' servers.
+    /// Makes the fleet's keys.
+    ///
+    /// # Errors
+    /// When `avr-auther` does not.
+    pub fn make_fleet(&mut self) -> Result<()> {
+        self.fleet = Some(Fleet::create(&self.root)?);
+        Ok(())
+    }
+
+    /// Starts the sites' servers. Needs [`Self::make_fleet`].
     ///
     /// # Errors
     /// When one of them does not come up.
     pub fn start_sites(&mut self) -> Result<()> {
-        let fleet = Fleet::create(&self.root)?;
-        for site in &mut self.sites {
-            site.start_servers(&fleet)?;
-        }
-        self.fleet = Some(fleet);
-        Ok(())
+        let fleet = self.fleet.as_ref().context("no fleet yet")?;
+        self.sites.iter_mut().try_for_each(|site| site.start_servers(fleet))
     }
 
     /// Starts `avr` on the box.

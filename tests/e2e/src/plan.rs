@@ -72,7 +72,7 @@ const fn network6(group: u16, subnet: u16, host: u16) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, group, subnet, 0, 0, 0, host)
 }
 
-/// The PC in IPv6: its own address is what a mail server sees of direct sessions.
+/// The PC in IPv6.
 pub const PC6: Ipv6Addr = network6(0x10, 0, 0x10);
 pub(crate) const BOX6: Ipv6Addr = network6(0x10, 0, 2);
 pub(crate) const OFFICE6: Ipv6Addr = network6(0x10, 0, 1);
@@ -99,7 +99,7 @@ pub(crate) const PROXY_PUBLIC_PORTS: [u16; 2] = [4652, 4653];
 
 pub const SMTP_PORT: u16 = 25;
 pub const POP3_PORT: u16 = 110;
-/// Hardware address of the box: its inventory number.
+/// Hardware address of the box's LAN port: its inventory number.
 pub(crate) const BOX_MAC: &str = "02:00:5e:00:53:01";
 /// A mail port on which the mail host sinks bulk data: `iperf3`.
 pub const BULK_PORT: u16 = 2525;

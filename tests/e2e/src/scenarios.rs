@@ -17,7 +17,7 @@ use crate::{
     message,
     netns::run_command,
     plan::{
-        MAIL_NAME, MAIL6, OFFICE_PUBLIC, PASSWORD, PC6, RECIPIENT, SENDER, SMTP_PORT, USER,
+        BOX6, MAIL_NAME, MAIL6, OFFICE_PUBLIC, PASSWORD, PC6, RECIPIENT, SENDER, SMTP_PORT, USER,
         WEB_NAME, pop3_server, smtp_server,
     },
     pop3, servers, smtp,
@@ -255,7 +255,14 @@ fn check_peer(lab: &Lab, way: &Way, peer: IpAddr) -> Result<()> {
             let site = lab.sites().iter().find(|candidate| candidate.name() == site);
             site.context("a site that is not")?.seen_as(*proxy, peer.is_ipv6())
         }
-        Way::Direct if peer.is_ipv6() => PC6.into(),
+        // Without translation the mail server sees who opened the connection.
+        Way::Direct if peer.is_ipv6() => {
+            if lab.gateway().id().is_some() {
+                BOX6.into()
+            } else {
+                PC6.into()
+            }
+        }
         Way::Direct => OFFICE_PUBLIC.into(),
         Way::Bridge | Way::Unclear(_) => bail!("the way of the mail is {way}"),
     };
