@@ -120,6 +120,12 @@ impl Framed {
         Pin::new(&mut *self.tls).poll_shutdown(cx).map_err(LinkError::from_io)
     }
 
+    #[cfg(test)]
+    pub(crate) fn output_bytes(&self) -> usize {
+        self.output.len()
+    }
+
+    /// Whether nothing waits to be sent.
     pub(crate) fn is_idle(&self) -> bool {
         self.output.is_empty() && !self.unflushed
     }

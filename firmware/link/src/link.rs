@@ -75,6 +75,11 @@ impl Link {
             .map_err(|_| LinkError::CloseTimedOut { timeout: CLOSE_TIMEOUT })?
     }
 
+    #[cfg(test)]
+    pub(crate) fn output_bytes(&self) -> usize {
+        self.framed.output_bytes()
+    }
+
     /// From now on this link carries one mail session: after `Opened` was sent or received.
     #[must_use]
     pub fn into_session(self) -> SessionStream {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -23,6 +23,8 @@ use wire::{Busy, Bye, LeaseId, Message, Poll as PollMessage, SessionId, VERSION}
 
 use crate::*;
 
+/// Of a `Ping` or `Pong` with the largest number.
+const FRAME_BYTES: usize = frame::HEADER_BYTES + 10;
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Fleet {
@@ -356,6 +358,39 @@ async fn a_ping_is_answered_by_whoever_reads() {
     client.send(&Message::Ping(77)).await.unwrap();
     assert_eq!(client.recv().await.unwrap(), Message::Pong(77));
     server.abort();
+}
+
+#[tokio::test]
+async fn a_peer_that_asks_and_never_listens_is_not_waited_for_in_memory() {
+    let fleet = Fleet::new().await;
+    let (mut client, mut server) = fleet.raw().await;
+    let mut pings = BytesMut::new();
+    while pings.len() < 16 * 1024 {
+        frame::encode(&Message::Ping(u64::MAX), &mut pings).unwrap();
+    }
+    // The client never reads a Pong. Sooner or later the server stops reading Pings: then the
+    // client cannot write, however often the server is asked to go on.
+    let mut sent = 0;
+    let mut rounds_stuck = 0;
+    while rounds_stuck < 1000 {
+        match once(client.write(&pings)).await {
+            // A write may end within a ping; the rest of it goes first.
+            Some(written) => {
+                let written = written.unwrap();
+                sent += written;
+                pings.advance(written);
+                while pings.len() < 16 * 1024 {
+                    frame::encode(&Message::Ping(u64::MAX), &mut pings).unwrap();
+                }
+                rounds_stuck = 0;
+            }
+            None => rounds_stuck += 1,
+        }
+        assert!(once(server.recv()).await.is_none());
+        assert!(server.output_bytes() <= 2 * OUTPUT_BYTES_MAX + FRAME_BYTES, "{sent}");
+        tokio::task::yield_now().await;
+    }
+    assert!(sent > OUTPUT_BYTES_MAX);
 }
 
 #[tokio::test]

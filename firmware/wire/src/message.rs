@@ -381,7 +381,20 @@ pub struct Bye {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn mac_addresses_go_through_text(bytes in any::<[u8; 6]>(), text in "[0-9a-f:.-]{0,18}|\\PC*") {
+            let mac = MacAddress(bytes);
+            prop_assert_eq!(mac.to_string().parse(), Ok(mac));
+            if let Ok(mac) = text.parse::<MacAddress>() {
+                prop_assert_eq!(mac.to_string().parse(), Ok(mac));
+            }
+        }
+    }
 
     #[test]
     fn a_mac_address_is_read_in_every_common_form() {

@@ -348,10 +348,17 @@ fn signed_bytes(ticket: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const NOW_S: u64 = 1_800_000_000;
     const PEER: KeyFingerprint = KeyFingerprint([7; 32]);
+    /// RFC 8032 section 7.1, test 1.
+    const KEY: &str = "-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g
+-----END PRIVATE KEY-----
+";
 
     fn signer() -> TicketSigner {
         TicketSigner::generate().unwrap()
@@ -455,6 +462,31 @@ mod tests {
         assert!(matches!(other, Err(TicketKeyError::NotEd25519(_))));
         let other = TicketVerifier::from_pem(&p256.public_key_pem());
         assert!(matches!(other, Err(TicketKeyError::PublicNotEd25519)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_but_the_signed_ones_admit(
+            ticket in proptest::collection::vec(any::<u8>(), 0..=TICKET_BYTES_MAX + 1),
+            signature in proptest::collection::vec(any::<u8>(), 0..=SIGNATURE_BYTES + 1),
+            flipped in any::<prop::sample::Index>(),
+        ) {
+            let signer = TicketSigner::from_pem(KEY).unwrap();
+            let verify = |signed: &SignedTicket| signer.verifier().verify(signed, NOW_S, &PEER);
+            let made_up = SignedTicket { ticket, signature };
+            let error = verify(&made_up).unwrap_err();
+            prop_assert!(matches!(error, TicketError::Forged | TicketError::Malformed));
+            let _ = format!("{made_up:?}");
+
+            let mut tampered = signer.sign(&self::ticket()).unwrap();
+            let bits = 8 * (tampered.ticket.len() + tampered.signature.len());
+            let bit = flipped.index(bits);
+            let bytes = tampered.ticket.iter_mut().chain(&mut tampered.signature);
+            for byte in bytes.skip(bit / 8).take(1) {
+                *byte ^= 1 << (bit % 8);
+            }
+            prop_assert_eq!(verify(&tampered), Err(TicketError::Forged));
+        }
     }
 
     #[test]

@@ -153,7 +153,7 @@ pub fn run(args: Args, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::List { json } => operator::list(&Registry::open(&registry_path()?)?, json, out),
         Command::Server(ServerCommand::Config(ConfigCommand::Check)) => {
             let (settings, document) = settings::load(&config_path)?;
-            settings.ready(&document)?;
+            settings.check(&document)?;
             writeln!(out, "{} is good", config_path.display())?;
             Ok(())
         }

@@ -11,13 +11,14 @@ use wire::AUTHER_PORT;
 use wire::identity::{Peer, Role, server_in};
 use wire::ticket::TicketSigner;
 
-use crate::registry::Registry;
+use crate::registry::{Registry, RegistryError};
 
 /// Where the settings are looked for.
 pub const DEFAULT_PATH: &str = "/etc/avr/auther.toml";
 /// Longest enrolment window, in hours: a year. A window without end is no window.
 pub const ENROLMENT_WINDOW_HOURS_MAX: u32 = 8760;
 
+const REGISTRY_REMEDY: &str = "write the path of a file in a directory that this server can write";
 const SECONDS_IN_HOUR: u64 = 3600;
 
 /// The file as it is written.
@@ -103,6 +104,25 @@ pub fn load(path: &Path) -> Result<(Settings, Document), ConfigError> {
 }
 
 impl Settings {
+    /// Reads every file that is named and looks at the registry, but makes none: who checks the
+    /// settings may be another user than the server, which then could not write its own registry.
+    ///
+    /// # Errors
+    /// With the settings' file and line, and what to write instead.
+    pub fn check(&self, document: &Document) -> Result<(), ConfigError> {
+        let in_settings = |error: FileError| error.in_settings(document);
+        Tls::load(&self.fleet_ca, &self.certificate, &self.key).map_err(in_settings)?;
+        self.check_role(document)?;
+        load_signer(&self.ticket_key).map_err(in_settings)?;
+        if self.registry.exists() {
+            Registry::open(&self.registry).map_err(|error| self.no_registry(document, &error))?;
+        } else if !directory_of(&self.registry).is_dir() {
+            let problem = format!("{} is in no directory", self.registry.display());
+            return Err(document.invalid("registry", problem, REGISTRY_REMEDY));
+        }
+        Ok(())
+    }
+
     /// Reads every file that is named, and opens the registry (or makes an empty one).
     ///
     /// # Errors
@@ -112,10 +132,8 @@ impl Settings {
         let tls = Tls::load(&self.fleet_ca, &self.certificate, &self.key).map_err(in_settings)?;
         self.check_role(document)?;
         let signer = load_signer(&self.ticket_key).map_err(in_settings)?;
-        let registry = Registry::create(&self.registry).map_err(|error| {
-            let remedy = "write the path of a file in a directory that this server can write";
-            document.invalid("registry", telemetry::chain(&error), remedy)
-        })?;
+        let registry =
+            Registry::create(&self.registry).map_err(|error| self.no_registry(document, &error))?;
         Ok(Ready {
             listen: self.listen,
             tls,
@@ -124,6 +142,10 @@ impl Settings {
             enrolment_window_s: u64::from(self.enrolment_window_hours) * SECONDS_IN_HOUR,
             connections_max: self.connections_max,
         })
+    }
+
+    fn no_registry(&self, document: &Document, error: &RegistryError) -> ConfigError {
+        document.invalid("registry", telemetry::chain(error), REGISTRY_REMEDY)
     }
 
     /// Boxes would refuse a certificate of another role, one by one, in their own logs.
@@ -143,6 +165,13 @@ impl Settings {
                 "write the path of this server's .crt file from `avr-auther issue`",
             )),
         }
+    }
+}
+
+fn directory_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(directory) if directory != Path::new("") => directory,
+        _ => Path::new("."),
     }
 }
 
@@ -198,6 +227,29 @@ mod tests {
         assert_eq!(ready.enrolment_window_s, 72 * 3600);
         assert_eq!(ready.connections_max, 256);
         assert!(ready.registry.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_check_makes_nothing_and_finds_what_serving_would() {
+        let files = Files::new();
+        files.settings(|text| text).unwrap();
+        let (settings, document) = load(&files.directory.path().join("auther.toml")).unwrap();
+        let registry = settings.registry.clone();
+        let check = |registry: PathBuf| {
+            let settings = Settings { registry, ..settings.clone() };
+            settings.check(&document).map_err(|error| error.to_string())
+        };
+        check(registry.clone()).unwrap();
+        let fresh = registry.with_file_name("fresh.sqlite");
+        check(fresh.clone()).unwrap();
+        assert!(!fresh.exists());
+        let error = check(registry.join("x")).unwrap_err();
+        assert!(
+            error.contains("auther.toml:6: ") && error.contains("is in no directory"),
+            "{error}"
+        );
+        let error = check(files.directory.path().join("ticket.pub")).unwrap_err();
+        assert!(error.contains("cannot open the registry"), "{error}");
     }
 
     #[test]

@@ -111,10 +111,11 @@ fn a_fleet_is_made_and_its_settings_checked() {
     let error = run(&line).unwrap_err();
     assert!(error.contains("auther.toml:2: ") && error.contains("--role auther"), "{error}");
 
-    let args = ["avr-auther", "list", "--config", &path];
     let mut out = Vec::new();
-    run_with_settings(&args, &mut out);
-    assert!(String::from_utf8(out).unwrap().starts_with("MAC"));
+    run_with_settings(&["avr-auther", "add", "02:00:00:00:00:01", "--config", &path], &mut out);
+    run_with_settings(&["avr-auther", "list", "--config", &path], &mut out);
+    assert_eq!(String::from_utf8(out).unwrap().lines().count(), 3);
+    assert!(fleet.join("registry.sqlite").exists());
 }
 
 /// The registry is found through the settings.
