@@ -114,9 +114,9 @@ impl Text {
 
     fn english_refused(finding: &Finding) -> Self {
         let mut body = String::from(
-            "The mail gateway of your network found something dangerous in this message.\n\
-             You are reading a notice in its place: nothing of its text or attachments was\n\
-             let through.\n\n",
+            "The mail gateway of your network found something dangerous in this\n\
+             message. You are reading a notice in its place: nothing of its text or\n\
+             attachments was let through.\n\n",
         );
         field(&mut body, "Found", &finding.name);
         field(&mut body, "Found by", &finding.engine);
@@ -124,26 +124,28 @@ impl Text {
             field(&mut body, "Attachment", file_name);
         }
         body.push_str(
-            "\nSender, subject and date above are as the message claims; they may be forged.\n\
+            "\nSender, subject and date are as the message claims; they may be forged.\n\
              Do not answer if you do not know the sender.\n\n\
-             If you expected this message, or want help: ask the person who looks after\n\
-             your network, and give the name shown above and the date of the message. The\n\
-             original stays in your mailbox on the mail server until your mail program\n\
-             deletes it there.\n",
+             If you expected this message, or want help: ask the person who looks\n\
+             after your network, and give the name shown above and the date of the\n\
+             message. The original stays in your mailbox on the mail server until\n\
+             your mail program deletes it there.\n",
         );
         Self { subject_prefix: "[Blocked]", body }
     }
 
     fn english_unscanned(reason: &str) -> Self {
         let mut body = String::from(
-            "The mail gateway of your network could not check this message for viruses, so\n\
-             it was not let through. You are reading a notice in its place.\n\n",
+            "The mail gateway of your network could not check this message for\n\
+             viruses, so it was not let through. You are reading a notice in its\n\
+             place.\n\n",
         );
         field(&mut body, "Reason", reason);
         body.push_str(
-            "\nThe original stays in your mailbox on the mail server until your mail program\n\
-             deletes it there: fetch it again later. If this happens again, ask the person\n\
-             who looks after your network, and give the reason shown above.\n",
+            "\nThe original stays in your mailbox on the mail server until your mail\n\
+             program deletes it there: fetch it again later. If this happens again,\n\
+             ask the person who looks after your network, and give the reason shown\n\
+             above.\n",
         );
         Self { subject_prefix: "[Not checked]", body }
     }

@@ -383,7 +383,11 @@ impl Pop3Session {
     }
 
     fn send(&mut self, to: Side, bytes: Bytes) {
-        if !bytes.is_empty() {
+        let ended = match to {
+            Side::Client => self.server.end_relayed,
+            Side::Server => self.client.end_relayed,
+        };
+        if !ended && !bytes.is_empty() {
             self.outputs.push_back(Output::Send { to, bytes });
         }
     }

@@ -118,6 +118,8 @@ fn an_english_notice_says_what_was_found_and_where_to_get_help() {
     );
     let finding = finding();
     let reply = pop3_reply(Language::English, &Cause::Refused(&finding), &original);
+    let raw = std::str::from_utf8(&reply).unwrap();
+    assert!(!raw.contains("=\r\n"), "the text needs no soft line breaks: {raw}");
     let notice = parse(&reply);
     assert_eq!(notice.field("From"), "Alice <alice@a.example>");
     assert_eq!(notice.field("Subject"), "[Blocked] your invoice");

@@ -80,13 +80,13 @@ impl Pop3Session {
         if self.server.end_relayed {
             return false;
         }
-        self.server.end_relayed = true;
         match (&self.reading, end) {
             // Nothing of a held message goes out, and no end of it is made up.
             (Reading::Message { .. }, _) | (_, End::Reset) => self.close(end, end),
             _ => {
                 let rest = self.server.partial();
                 self.send(Side::Client, rest);
+                self.server.end_relayed = true;
                 self.outputs.push_back(Output::Shutdown { to: Side::Client, how: End::Fin });
                 self.note_ends();
             }

@@ -1,6 +1,7 @@
 //! Scenarios of whole sessions, without IO and with a virtual clock.
 
 mod commands;
+mod corpus;
 mod endings;
 mod messages;
 mod properties;
@@ -30,6 +31,8 @@ struct Script {
     sizes: Vec<usize>,
     /// Decisions on the messages to come; then [`Decision::Release`]. `None`: not answered.
     decisions: VecDeque<Option<Decision>>,
+    /// Messages with this in them are refused when no decision is left.
+    refuses: Option<&'static [u8]>,
 }
 
 impl Script {
@@ -53,6 +56,7 @@ impl Script {
             seen: Seen::default(),
             sizes: Vec::new(),
             decisions: VecDeque::new(),
+            refuses: None,
         }
     }
 
@@ -142,8 +146,11 @@ impl Script {
                     message.1.extend_from_slice(&bytes);
                 }
                 Output::MessageEnd => {
-                    seen.messages.last_mut().expect("a message has begun").2 = Some(true);
-                    let decision = self.decisions.pop_front().unwrap_or(Some(Decision::Release));
+                    let message = seen.messages.last_mut().expect("a message has begun");
+                    message.2 = Some(true);
+                    let evil = self.refuses.is_some_and(|evil| holds(&message.1, evil));
+                    let scanned = if evil { refuse() } else { Decision::Release };
+                    let decision = self.decisions.pop_front().unwrap_or(Some(scanned));
                     if let Some(decision) = decision {
                         self.session.verdict(decision, self.now);
                     }
@@ -184,6 +191,10 @@ fn refuse() -> Decision {
         engine: "clamd".to_owned(),
         file_name: Some("invoice.zip".to_owned()),
     })
+}
+
+fn holds(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }
 
 /// `+OK` and a mail, as a server sends them.

@@ -201,3 +201,17 @@ fn calling_early_changes_nothing() {
     script.assert_open();
     assert_eq!(script.seen.events, []);
 }
+
+#[test]
+fn nothing_is_said_to_a_client_behind_its_end() {
+    let mut script = Script::new();
+    script.client("QUIT\r\n").server("+OK\r\n").end(Side::Server, End::Fin);
+    script.client_got();
+    script.client("NOOP\0\r\n\r\n").client("STLS\r\nx");
+    assert_eq!(script.client_got(), "");
+}
+
+#[test]
+fn an_idle_session_is_small() {
+    assert!(size_of::<Pop3Session>() < 4096, "{}", size_of::<Pop3Session>());
+}
