@@ -225,7 +225,6 @@ impl SmtpSession {
         match self.phase {
             // The replies still go to the client; a line without its end is no command.
             Phase::Commands | Phase::Sasl if !self.pending.is_full() => {
-                self.client.clear();
                 self.shutdown(Side::Server, End::Fin);
             }
             Phase::TlsHello | Phase::Opaque => {

@@ -35,16 +35,31 @@ fn pipelined_commands_and_a_second_mail_behind_the_first() {
 }
 
 #[test]
-fn rset_and_ehlo_forget_the_envelope() {
+fn rset_ehlo_and_the_end_of_a_mail_forget_the_envelope() {
+    let forgotten: &[Step] =
+        &[C("DATA\r\n"), ToS("DATA\r\n"), S("354 go\r\n"), ToC("354 go\r\n"), Did(&["begin  > "])];
+    for command in ["RSET\r\n", "HELO x\r\n", "EHLO x\r\n"] {
+        play(&[
+            GREETED,
+            &[
+                C("MAIL FROM:<a@a>\r\nRCPT TO:<b@b>\r\n"),
+                ToS("MAIL FROM:<a@a>\r\nRCPT TO:<b@b>\r\n"),
+                S("250 ok\r\n250 ok\r\n"),
+                ToC("250 ok\r\n250 ok\r\n"),
+                C(command),
+                ToS(command),
+                S("250 ok\r\n"),
+                ToC("250 ok\r\n"),
+            ],
+            forgotten,
+        ]);
+    }
     play(&[
         GREETED,
-        &[
-            C("MAIL FROM:<a@a>\r\nRCPT TO:<b@b>\r\nRSET\r\nMAIL FROM:<c@c>\r\nDATA\r\n"),
-            ToS("MAIL FROM:<a@a>\r\nRCPT TO:<b@b>\r\nRSET\r\nMAIL FROM:<c@c>\r\nDATA\r\n"),
-            S("250 ok\r\n250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n"),
-            ToC("250 ok\r\n250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n"),
-            Did(&["begin c@c > "]),
-        ],
+        DATA,
+        HELD,
+        &[Verdict(Decision::Release), ToS("\r\n.\r\n"), S("250 ok\r\n"), ToC("250 ok\r\n")],
+        forgotten,
     ]);
 }
 
@@ -116,6 +131,27 @@ fn sasl_dialogues_cross_unread() {
             S("354 go\r\n"),
             ToC("354 go\r\n"),
             Did(&["begin  >  authenticated"]),
+        ],
+    ]);
+}
+
+#[test]
+fn sasl_responses_sent_at_once_wait_for_their_challenges() {
+    play(&[
+        GREETED,
+        &[
+            C("AUTH LOGIN\r\nDATA\r\nBDAT\r\nNOOP\r\n"),
+            ToS("AUTH LOGIN\r\n"),
+            S("334 VXNlcm5hbWU6\r\n"),
+            ToC("334 VXNlcm5hbWU6\r\n"),
+            ToS("DATA\r\n"),
+            S("334 UGFzc3dvcmQ6\r\n"),
+            ToC("334 UGFzc3dvcmQ6\r\n"),
+            ToS("BDAT\r\n"),
+            S("235 ok\r\n"),
+            ToC("235 ok\r\n"),
+            ToS("NOOP\r\n"),
+            Did(&["Authenticated"]),
         ],
     ]);
 }
