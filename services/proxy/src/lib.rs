@@ -1,1 +1,185 @@
+//! The proxy: carries sessions from boxes to mail servers, scanning on the way.
+//!
+//! A box opens a link, shows its ticket and names a mail server; the proxy checks both ([`policy`]
+//! says what it connects to), connects, and hands the two legs to `session`, which is the same code
+//! as on the box. Managers poll it on links of their own. Nothing is kept between sessions, so a
+//! proxy can be lost at any time. Entry: [`Settings::load`], [`Proxy::bind`].
 #![forbid(unsafe_code)]
+
+mod boxes;
+pub mod counters;
+mod managers;
+pub mod policy;
+pub mod registry;
+pub mod settings;
+
+pub use settings::Settings;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use link::Link;
+use service_kit::host::{self, WallClock};
+use service_kit::listener::{self, BindError};
+use service_kit::{Drain, Limits, Served};
+use session::Carrier;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+use wire::identity::{Peer, Role};
+use wire::ticket::TicketVerifier;
+
+use counters::{Counters, count};
+use policy::Policy;
+use registry::{Sessions, Warm};
+
+/// Connections that boxes keep warm, at once.
+pub const WARM_MAX: usize = 1_024;
+/// Connections beside those that carry sessions: warm ones, managers, and as many in handshakes.
+pub const CONNECTIONS_BESIDE_SESSIONS_MAX: usize = 2 * WARM_MAX;
+
+/// A proxy that has its port and does not serve yet.
+#[derive(Debug)]
+pub struct Proxy {
+    listener: TcpListener,
+    settings: Settings,
+    shared: Arc<Shared>,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) tickets: TicketVerifier,
+    pub(crate) clock: WallClock,
+    pub(crate) policy: Policy,
+    pub(crate) carrier: Carrier,
+    pub(crate) connect_time_max: Duration,
+    pub(crate) load_average: PathBuf,
+    pub(crate) sessions: Sessions,
+    pub(crate) warm: Warm,
+    pub(crate) counters: Arc<Counters>,
+}
+
+/// Why a proxy cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port is not to be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A manager could not be told how this host is.
+    #[error("cannot learn the load average from {}; mount /proc", path.display())]
+    LoadAverage {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why.
+        source: host::LoadAverageError,
+    },
+    /// The addresses of this host are forbidden destinations, so they have to be known.
+    #[error("cannot list the addresses of this host")]
+    OwnAddresses(#[source] std::io::Error),
+}
+
+impl Proxy {
+    /// Takes the port and looks at the host.
+    ///
+    /// # Errors
+    /// The address cannot be bound, or the host does not say what has to be known of it.
+    pub async fn bind(settings: Settings, clock: WallClock) -> Result<Self, StartError> {
+        let path = settings.load_average.clone();
+        host::load_average_milli(&path)
+            .map_err(|source| StartError::LoadAverage { path, source })?;
+        let mut policy = settings.policy.clone();
+        policy
+            .own
+            .extend(own_addresses().map_err(StartError::OwnAddresses)?.map(policy::Network::from));
+        let listener = listener::bind(settings.listen).await?;
+        let shared = Arc::new(Shared {
+            tickets: settings.tickets,
+            clock,
+            policy,
+            carrier: settings.carrier.clone(),
+            connect_time_max: settings.connect_time_max,
+            load_average: settings.load_average.clone(),
+            sessions: Sessions::new(settings.sessions_max),
+            warm: Warm::new(WARM_MAX),
+            counters: Arc::default(),
+        });
+        Ok(Self { listener, settings, shared })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The operating system does not say.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// What it counts, for whoever watches it.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        self.shared.counters.clone()
+    }
+
+    /// Serves until the drain is over.
+    pub async fn run(self, drain: Drain) -> Served {
+        let Self { listener, settings, shared } = self;
+        for network in &settings.policy.test {
+            warn!(
+                %network,
+                "TEST SETTING test_networks: boxes can reach this network through this proxy; \
+                 remove it on a real site"
+            );
+        }
+        if settings.carrier.scanner.is_none() {
+            warn!("scan.mode is \"off\": sessions pass unread");
+        }
+        info!(sessions_max = settings.sessions_max, "serving");
+        // Ends with this function: dropping the set ends its task.
+        let mut background = JoinSet::new();
+        background.spawn(counters::report(shared.clone()));
+
+        let acceptor = link::Acceptor::new(settings.tls.server, settings.tls.roots);
+        let limits = Limits {
+            connections_max: settings.sessions_max + CONNECTIONS_BESIDE_SESSIONS_MAX,
+            drain_max: settings.drain_max,
+        };
+        let connections = shared.counters.connections.clone();
+        let handler = {
+            let (shared, drain) = (shared.clone(), drain.clone());
+            move |link, _| serve(link, shared.clone(), drain.clone())
+        };
+        let served =
+            service_kit::serve(listener, acceptor, limits, connections, drain, handler).await;
+        info!(counters = %shared.counters, cut_off = served.cut_off, "ended");
+        served
+    }
+}
+
+/// Serves one link, whoever is at its other end.
+async fn serve(link: Link, shared: Arc<Shared>, drain: Drain) {
+    match link.peer() {
+        Peer::Device(key) => {
+            let key = *key;
+            boxes::serve(link, key, shared, drain).await;
+        }
+        peer if peer.is_server(Role::Manager) => managers::serve(link, shared, drain).await,
+        peer => {
+            count(&shared.counters.misbehaved);
+            let address = link.peer_address();
+            warn!(peer = %address, who = %peer, "closed: neither a box nor a manager");
+        }
+    }
+}
+
+/// The addresses of this host's interfaces.
+fn own_addresses() -> std::io::Result<impl Iterator<Item = IpAddr>> {
+    let interfaces = nix::ifaddrs::getifaddrs()?;
+    Ok(interfaces.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    }))
+}

@@ -1,1 +1,67 @@
-fn main() {}
+//! `avr-proxy`: see the library.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser;
+use proxy::{Proxy, Settings, settings};
+use service_kit::args::{Command, ConfigArg};
+use service_kit::{DrainTrigger, host};
+use tracing::warn;
+
+/// Carries sessions from boxes to mail servers, scanning on the way.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(flatten)]
+    config: ConfigArg,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "the command line's answer")]
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let path = args.config.or(settings::DEFAULT_PATH);
+    let result = match args.command {
+        Command::Serve => serve(&path),
+        Command::Config(_) => check(&path),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("avr-proxy: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "the command line's answer")]
+fn check(path: &Path) -> anyhow::Result<()> {
+    let settings = Settings::load(path)?;
+    println!("{}: good, at most {} sessions", path.display(), settings.sessions_max);
+    Ok(())
+}
+
+fn serve(path: &Path) -> anyhow::Result<()> {
+    let settings = Settings::load(path)?;
+    telemetry::init(settings.log.into());
+    if let Err(error) = host::raise_file_limit() {
+        warn!(%error, "cannot raise the limit of file descriptors");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let (trigger, drain) = DrainTrigger::new();
+        let signals = tokio::spawn(trigger.on_signals());
+        let proxy = Proxy::bind(settings, host::unix_now_s).await?;
+        tracing::info!(address = %proxy.address()?, "listening");
+        proxy.run(drain).await;
+        signals.abort();
+        Ok(())
+    })
+}

@@ -1,0 +1,234 @@
+//! The settings file, `proxy.toml`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config::{ConfigError, Document};
+use serde::Deserialize;
+use service_kit::{LogFormat, Tls, files, host};
+use session::Carrier;
+use session::settings::{ScanSettings, ScanSettingsError};
+use wire::ticket::TicketVerifier;
+
+use crate::policy::{NETWORKS_MAX, Network, Policy};
+
+/// Where a program without `--config` looks.
+pub const DEFAULT_PATH: &str = "/etc/avr/proxy.toml";
+
+/// Most sessions a setting may ask for: each has two sockets of some 64 KiB at least.
+pub const SESSIONS_MAX_MAX: usize = 100_000;
+
+/// The file as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    /// Address and port for boxes and managers, as in `"0.0.0.0:4652"`.
+    listen: SocketAddr,
+    /// The fleet CA's certificate (PEM).
+    fleet_ca: PathBuf,
+    /// This server's certificate (PEM).
+    certificate: PathBuf,
+    /// This server's private key (PEM).
+    key: PathBuf,
+    /// The fleet's public ticket key (PEM).
+    ticket_key: PathBuf,
+    /// This site's public addresses and networks, which are no destinations. The addresses of this
+    /// host are known and need not be here. Default none.
+    #[serde(default)]
+    own_addresses: Vec<Network>,
+    /// Ports that may be connected to. Default 25, 110, 587, 2525.
+    #[serde(default = "mail_ports")]
+    mail_ports: Vec<u16>,
+    /// Only for tests: networks that may be connected to although they are private, reserved or
+    /// this site's own. Default none.
+    #[serde(default)]
+    test_networks: Vec<Network>,
+    /// Sessions at once. Default 2000; each costs two file descriptors and about 100 KiB, and what
+    /// is scanned in it.
+    #[serde(default = "sessions_max")]
+    sessions_max: usize,
+    /// How long a mail server may take to accept, in seconds. Default 25: below the 30 after which
+    /// a box gives up by itself.
+    #[serde(default = "connect_seconds_max")]
+    connect_seconds_max: u64,
+    /// How long sessions may go on after SIGTERM, in seconds. Default 60. The service manager has
+    /// to wait longer (systemd: `TimeoutStopSec`).
+    #[serde(default = "drain_seconds_max")]
+    drain_seconds_max: u64,
+    /// What is scanned, by what, and what is done then.
+    #[serde(default)]
+    scan: ScanSettings,
+    /// Log lines as `"text"` or `"json"`. Default text.
+    #[serde(default)]
+    log: LogFormat,
+}
+
+fn mail_ports() -> Vec<u16> {
+    vec![25, 110, 587, 2525]
+}
+
+fn sessions_max() -> usize {
+    2_000
+}
+
+fn connect_seconds_max() -> u64 {
+    25
+}
+
+fn drain_seconds_max() -> u64 {
+    60
+}
+
+/// The settings, checked, with the keys and engines that they name. See the file's example for what
+/// each is.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the file's keys, documented there")]
+pub struct Settings {
+    pub listen: SocketAddr,
+    pub tls: Tls,
+    pub tickets: TicketVerifier,
+    pub policy: Policy,
+    pub sessions_max: usize,
+    pub connect_time_max: Duration,
+    pub drain_max: Duration,
+    pub carrier: Carrier,
+    /// Where the load average is read; a setting only of tests.
+    pub load_average: PathBuf,
+    pub log: LogFormat,
+}
+
+impl Settings {
+    /// Reads the file and the keys, certificates and rules it names. Binds and connects nothing.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its line and what to write instead.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::from_document(&Document::load(path)?)
+    }
+
+    /// [`Settings::load`] for a document that is read already.
+    ///
+    /// # Errors
+    /// See [`Settings::load`].
+    pub fn from_document(document: &Document) -> Result<Self, ConfigError> {
+        let file: File = document.parse()?;
+        check(document, &file)?;
+        let in_settings = |error: files::FileError| error.in_settings(document);
+        let tls = Tls::load(&file.fleet_ca, &file.certificate, &file.key).map_err(in_settings)?;
+        let tickets = files::ticket_verifier(&file.ticket_key).map_err(in_settings)?;
+        let carrier = file.scan.carrier().map_err(|error| scan_error(document, &error))?;
+        Ok(Self {
+            listen: file.listen,
+            tls,
+            tickets,
+            policy: Policy {
+                mail_ports: file.mail_ports,
+                own: file.own_addresses,
+                test: file.test_networks,
+            },
+            sessions_max: file.sessions_max,
+            connect_time_max: Duration::from_secs(file.connect_seconds_max),
+            drain_max: Duration::from_secs(file.drain_seconds_max),
+            carrier,
+            load_average: PathBuf::from(host::LOADAVG_PATH),
+            log: file.log,
+        })
+    }
+}
+
+/// What types cannot say.
+fn check(document: &Document, file: &File) -> Result<(), ConfigError> {
+    if file.mail_ports.is_empty() || file.mail_ports.contains(&0) {
+        return Err(document.invalid(
+            "mail_ports",
+            "`mail_ports` names no port that could be connected to",
+            "write ports of mail instead, as in [25, 110, 587, 2525]",
+        ));
+    }
+    for (key, networks) in
+        [("own_addresses", &file.own_addresses), ("test_networks", &file.test_networks)]
+    {
+        if networks.len() > NETWORKS_MAX {
+            return Err(document.invalid(
+                key,
+                format!("`{key}` has more than {NETWORKS_MAX} networks"),
+                "write larger networks instead of single addresses",
+            ));
+        }
+    }
+    let in_range = |key: &str, value: u64, max: u64| {
+        if (1..=max).contains(&value) {
+            return Ok(());
+        }
+        Err(document.invalid(
+            key,
+            format!("`{key}`: {value} is out of range"),
+            format!("write a whole number from 1 to {max} instead"),
+        ))
+    };
+    let sessions_max = u64::try_from(file.sessions_max).unwrap_or(u64::MAX);
+    in_range("sessions_max", sessions_max, SESSIONS_MAX_MAX.try_into().unwrap_or(u64::MAX))?;
+    in_range("connect_seconds_max", file.connect_seconds_max, 300)?;
+    in_range("drain_seconds_max", file.drain_seconds_max, 24 * 60 * 60)
+}
+
+fn scan_error(document: &Document, error: &ScanSettingsError) -> ConfigError {
+    let (key, source): (_, &dyn std::error::Error) = match error {
+        ScanSettingsError::Rules(source) => ("scan.rules", source),
+        ScanSettingsError::Clamd(source) => ("scan.clamd", source),
+    };
+    let remedy = match error {
+        ScanSettingsError::Rules(_) => "correct the rule file, or leave the key out",
+        ScanSettingsError::Clamd(_) => "write \"host:port\" or \"unix:/path\" instead",
+    };
+    document.invalid(key, format!("`{key}`: {}", telemetry::chain(source)), remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "listen = \"127.0.0.1:0\"\nfleet_ca = \"x\"\ncertificate = \"x\"\n\
+                        key = \"x\"\nticket_key = \"x\"\n";
+
+    /// The error for this text behind one that is good but for its key files.
+    fn error(more: &str) -> String {
+        let document = Document::from_text("proxy.toml", format!("{GOOD}{more}"));
+        Settings::from_document(&document).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn errors_name_line_and_remedy() {
+        assert_eq!(
+            error("test_networks = [\n  \"127.0.0.0/8\",\n  \"10.0.0.0/33\",\n]\n"),
+            "proxy.toml:8: `test_networks`: \"10.0.0.0/33\" is no network; \
+             write an address or network, as in \"203.0.113.0/24\" instead"
+        );
+        assert_eq!(
+            error("mail_ports = []\n"),
+            "proxy.toml:6: `mail_ports` names no port that could be connected to; \
+             write ports of mail instead, as in [25, 110, 587, 2525]"
+        );
+        assert_eq!(
+            error("sessions_max = 0\n"),
+            "proxy.toml:6: `sessions_max`: 0 is out of range; \
+             write a whole number from 1 to 100000 instead"
+        );
+        assert!(error("drain_seconds_max = 100000\n").contains("from 1 to 86400"));
+        assert!(error("connect_seconds_max = 0\n").contains("from 1 to 300"));
+        assert!(error("[scan]\nmode = \"of\"\n").starts_with("proxy.toml:7: `scan.mode`: "));
+        let many = vec!["\"192.0.2.1\""; NETWORKS_MAX + 1].join(",");
+        assert!(error(&format!("own_addresses = [{many}]\n")).contains("more than 1024 networks"));
+        // All of it right: then the first key file is what is missing.
+        assert!(error("sessions_max = 10\n").starts_with("proxy.toml:2: `fleet_ca`: "));
+    }
+
+    #[test]
+    fn the_example_is_good_but_for_its_keys() {
+        let text = include_str!("../proxy.example.toml");
+        let document = Document::from_text("proxy.example.toml", text);
+        let error = Settings::from_document(&document).unwrap_err().to_string();
+        assert!(error.contains("`fleet_ca`: cannot read /etc/avr/fleet-ca.pem"), "{error}");
+    }
+}
