@@ -16,6 +16,7 @@
 //! Where even that cannot cover all readings, the finding is [`Unscannable::Ambiguous`].
 
 mod decode;
+mod files;
 mod header;
 mod leaf;
 mod lines;
@@ -23,6 +24,7 @@ mod params;
 mod sniff;
 mod uu;
 mod walk;
+mod yenc;
 
 pub use decode::{Dialect, Oddities};
 

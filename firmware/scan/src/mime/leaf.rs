@@ -1,7 +1,8 @@
 //! A body being decoded, in as many ways as its header can be read.
 
 use super::decode::{Base64, Decoder, QuotedPrintable};
-use super::header::{Encodings, Entity, clean_name};
+use super::files::UuFiles;
+use super::header::{Encodings, Entity};
 use super::lines::Piece;
 use super::uu;
 use super::{EVENT_BYTES, Inner, Output, PartHead};
@@ -84,7 +85,7 @@ struct Sink {
     buffer: Vec<u8>,
     head: Vec<u8>,
     /// Decoded text may hold uuencoded files.
-    files: Option<Files>,
+    files: Option<UuFiles>,
     /// A decoded body with a structure: all of it is needed.
     inner: Option<Inner>,
 }
@@ -110,7 +111,7 @@ impl Sink {
             depth,
             bytes: Vec::new(),
         });
-        let files = (encoded && entity.text).then(|| Files::new(depth, false));
+        let files = (encoded && entity.text).then(|| UuFiles::new(depth));
         Some(Self { number, decoder, buffer: Vec::new(), head: Vec::new(), files, inner })
     }
 
@@ -145,81 +146,6 @@ impl Sink {
             && !out.stopped
         {
             out.inner.push_back(inner);
-        }
-    }
-}
-
-/// uuencoded files in a text, each a part.
-#[derive(Debug)]
-pub(crate) struct Files {
-    scanner: uu::Scanner,
-    depth: usize,
-    /// Whether the text is the raw message, with its lines already cut.
-    file: Option<u32>,
-    buffer: Vec<u8>,
-    raw: bool,
-}
-
-impl Files {
-    pub(crate) fn new(depth: usize, raw: bool) -> Self {
-        Self { scanner: uu::Scanner::default(), depth, file: None, buffer: Vec::new(), raw }
-    }
-
-    /// A piece of a line of the raw message.
-    pub(crate) fn piece(&mut self, piece: Piece<'_>, out: &mut Output) {
-        debug_assert!(self.raw, "decoded text comes as bytes");
-        self.scanner.text(piece.text);
-        if piece.last {
-            self.end_of_line(out);
-        }
-    }
-
-    /// Decoded text, in any chunks.
-    fn bytes(&mut self, bytes: &[u8], out: &mut Output) {
-        for line in bytes.split_inclusive(|&c| c == b'\n') {
-            let text = line.strip_suffix(b"\n");
-            self.scanner.text(text.unwrap_or(line));
-            if text.is_some() {
-                self.end_of_line(out);
-            }
-        }
-    }
-
-    pub(crate) fn finish(mut self, out: &mut Output) {
-        self.end_of_line(out);
-        self.end_file(out);
-    }
-
-    fn end_of_line(&mut self, out: &mut Output) {
-        match self.scanner.end_of_line(&mut self.buffer) {
-            uu::Step::None => {}
-            uu::Step::Begin(name) => {
-                self.end_file(out);
-                self.file = out.start_part(PartHead {
-                    number: 0,
-                    depth: self.depth,
-                    content_type: "application/octet-stream".to_owned(),
-                    file_names: vec![clean_name(&name)],
-                    verbatim: false,
-                });
-            }
-            uu::Step::Data if self.buffer.len() >= EVENT_BYTES => self.flush(out),
-            uu::Step::Data => {}
-            uu::Step::End => self.end_file(out),
-        }
-    }
-
-    fn flush(&mut self, out: &mut Output) {
-        if let Some(number) = self.file {
-            out.data(number, &self.buffer);
-        }
-        self.buffer.clear();
-    }
-
-    fn end_file(&mut self, out: &mut Output) {
-        self.flush(out);
-        if let Some(number) = self.file.take() {
-            out.end_part(number);
         }
     }
 }

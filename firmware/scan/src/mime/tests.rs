@@ -217,6 +217,15 @@ fn uuencoded_files_are_found_everywhere() {
 }
 
 #[test]
+fn yenc_files_are_found_everywhere() {
+    let file = "=ybegin line=128 size=3 name=cat.txt\n\u{6d}\n=yend size=3\n";
+    let mail = multipart(&[&format!("Content-Transfer-Encoding: x-yencode\n\n{file}")]);
+    let walked = walk(&mail);
+    let part = walked.parts.iter().find(|part| part.0.file_names == ["cat.txt"]).unwrap();
+    assert_eq!(part.1, b"C");
+}
+
+#[test]
 fn what_cannot_be_looked_into_is_said() {
     let of = |mail: &str| walk(mail).findings;
     assert_eq!(of("Content-Type: message/partial; id=x; number=1\n\nx\n"), [Unscannable::Partial]);

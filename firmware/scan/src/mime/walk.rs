@@ -1,7 +1,8 @@
 //! The structure: which line belongs to which header, body or delimiter.
 
+use super::files::RawFiles;
 use super::header::{Block, Composite, Encodings, Entity, LineKind, is_content_line};
-use super::leaf::{Files, Leaf};
+use super::leaf::Leaf;
 use super::lines::Piece;
 use super::params::trim;
 use super::sniff::Sniffer;
@@ -16,7 +17,7 @@ const SHADOWS_MAX: usize = 4;
 pub(crate) struct Walk {
     frames: Vec<Frame>,
     state: State,
-    files: Option<Files>,
+    files: Option<RawFiles>,
     base_depth: usize,
     /// How the line before ended, to tell a bare CR.
     after_bare_cr: bool,
@@ -68,7 +69,7 @@ impl Walk {
         Self {
             frames: Vec::new(),
             state: State::Header { block: Block::default(), digest: false, leading: true },
-            files: Some(Files::new(base_depth, true)),
+            files: Some(RawFiles::new(base_depth)),
             base_depth,
             after_bare_cr: false,
             line_feeds: false,
