@@ -7,8 +7,8 @@ use link::{Link, LinkError};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+use wire::Assign;
 use wire::identity::Role;
-use wire::{Assign, Use};
 
 use crate::manager_link::{self, Reply, Request};
 use crate::managers::NoManager;
@@ -157,8 +157,7 @@ fn take(shared: &Arc<Shared>, manager: SocketAddr, reply: Reply) -> Option<Assig
     let timing = shared.timing();
     let now = now();
     match reply {
-        Reply::Use(Use { lease, proxy, alternates }) => {
-            let lease = shared.lease(manager, lease);
+        Reply::Use { lease, proxy, alternates } => {
             let mut core = shared.core();
             let mut proxies: Vec<SocketAddr> = Vec::new();
             for proxy in std::iter::once(proxy).chain(alternates) {
@@ -204,11 +203,14 @@ fn manager_is_silent(shared: &Shared, manager: SocketAddr) {
 /// the breaker trips.
 fn budget_spent(shared: &Shared, race: &Race, heard: bool) {
     let mut core = shared.core();
-    let died = if heard {
-        race.running().fold(false, |died, manager| core.managers.unanswered(manager, now()) || died)
+    let mut died = false;
+    if heard {
+        for manager in race.running() {
+            died |= core.managers.unanswered(manager, now());
+        }
     } else {
-        core.managers.trip(now())
-    };
+        died = core.managers.trip(now());
+    }
     if died {
         core.counters.manager_failures += 1;
         tracing::warn!("no manager answered within the time of a session");

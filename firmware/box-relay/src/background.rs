@@ -2,23 +2,17 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use wire::identity::Role;
-use wire::{Assign, Bye, Message};
+use wire::{Bye, Message};
 
 use crate::limits::{PROBES_MAX, STRAY_MESSAGES_MAX};
 use crate::login::on_disk;
-use crate::manager_link::{self, Reply, Request};
+use crate::manager_link::{self, Request};
 use crate::shared::{Named, Shared, now};
 use crate::{dns, store};
-
-/// How often a `Bye` is offered to a manager whose queue is full.
-const BYE_TRIES: u32 = 20;
-/// Pause between two such offers.
-const BYE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Asks DNS for the managers whenever their time to live has ended, for ever.
 pub(crate) async fn keep_list(shared: Arc<Shared>) {
@@ -47,8 +41,13 @@ pub(crate) async fn refresh(shared: &Arc<Shared>, kind: Named) {
             let record = {
                 let mut core = shared.core();
                 core.counters.lookups += 1;
+                if core.directory(kind).is_failing() {
+                    // The network is back: so may the auther be.
+                    core.admission.login_now(now());
+                }
                 core.directory(kind).answered(answer, now(), now_s)
             };
+            shared.bells.login.notify_one();
             if kind == Named::Managers {
                 shared.take_list();
             }
@@ -101,31 +100,12 @@ pub(crate) async fn probe(shared: Arc<Shared>) {
 }
 
 /// Starts the next manager probe that is due, if there is one. Its task tells the core how it went.
-///
-/// One that had left an `Assign` unanswered has to answer one before it is believed again: a pong
-/// shows no more than that the connection is there.
 fn probe_manager(shared: &Arc<Shared>) -> bool {
-    let now = now();
     let mut core = shared.core();
-    let Some((manager, deaf)) = core.managers.due_probe(now) else { return false };
+    let Some(manager) = core.managers.due_probe(now()) else { return false };
     core.counters.probes += 1;
-    let request = match core.ticket(now) {
-        Ok(ticket) if deaf => {
-            let exclude = core.proxies.excluded(manager, now);
-            let (to, answer) = tokio::sync::oneshot::channel();
-            let task = Arc::clone(shared);
-            shared.spawn(async move {
-                if let Ok(Reply::Use(answer)) = answer.await {
-                    // Not needed: given back.
-                    drop(task.lease(manager, answer.lease));
-                }
-            });
-            Request::Assign(Box::new(Assign { ticket, exclude }), to)
-        }
-        _ => Request::Probe,
-    };
     // A full queue means that its task has more than enough to find out by.
-    let _ = manager_link::request(shared, &mut core, manager, request);
+    let _ = manager_link::request(shared, &mut core, manager, Request::Probe);
     true
 }
 
@@ -161,33 +141,24 @@ async fn probe_proxy(shared: &Arc<Shared>, proxy: SocketAddr, manager: SocketAdd
     }
 }
 
-/// Hands each `Bye` to its manager's connection.
+/// Hands each `Bye` to its manager's connection. Where there is none, the manager has ended the
+/// lease with it.
 pub(crate) async fn deliver_byes(
     shared: Arc<Shared>,
     mut queue: mpsc::Receiver<(SocketAddr, Bye)>,
 ) {
     while let Some((manager, bye)) = queue.recv().await {
-        let mut request = Request::Bye(Box::new(bye));
-        for attempt in 0..BYE_TRIES {
-            if attempt > 0 {
-                sleep(BYE_PAUSE).await;
-            }
-            let mut core = shared.core();
-            // A dead manager counts anew when it comes back.
-            if core.managers.is_dead(manager) && !core.links.contains_key(&manager) {
-                break;
-            }
-            match manager_link::request(&shared, &mut core, manager, request) {
-                Ok(()) => {
-                    core.counters.byes += 1;
-                    request = Request::Probe;
-                    break;
-                }
-                Err(back) => request = back,
-            }
-        }
-        if matches!(request, Request::Bye(_)) {
-            shared.core().counters.byes_lost += 1;
+        let link = shared.core().links.get(&manager).cloned();
+        let delivered = match link {
+            // The connection's task takes it within its own limits, or ends.
+            Some(link) => link.send(Request::Bye(Box::new(bye))).await.is_ok(),
+            None => false,
+        };
+        let mut core = shared.core();
+        if delivered {
+            core.counters.byes += 1;
+        } else {
+            core.counters.byes_lost += 1;
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Straight to the mail server.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::TcpSocket;
@@ -54,7 +54,7 @@ fn socket(settings: &Settings, destination: SocketAddr) -> io::Result<TcpSocket>
     if let Some(mark) = settings.direct_mark {
         socket2::SockRef::from(&socket).set_mark(mark)?;
     }
-    let same_family = |ip: &&std::net::IpAddr| ip.is_ipv4() == destination.is_ipv4();
+    let same_family = |ip: &&IpAddr| ip.is_ipv4() == destination.is_ipv4();
     if let Some(source) = settings.direct_sources.iter().find(same_family) {
         socket.bind(SocketAddr::new(*source, 0))?;
     }
@@ -102,6 +102,13 @@ mod tests {
         server.read_to_end(&mut received).await.unwrap();
         assert_eq!(received, b"QUIT\r\n");
         drop(stream);
+    }
+
+    #[tokio::test]
+    async fn without_a_fleet_it_just_connects() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = connect_directly(listener.local_addr().unwrap()).await.unwrap();
+        assert_eq!(upstream.way, Way::Direct { reason: DirectReason::Chosen });
     }
 
     #[tokio::test]

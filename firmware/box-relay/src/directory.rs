@@ -91,6 +91,11 @@ impl Directory {
         self.ask_at = now;
     }
 
+    /// The last lookup failed.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failures > 0
+    }
+
     /// The time to live has ended, or the list came from disk.
     pub(crate) fn is_stale(&self, now: Instant) -> bool {
         self.fresh_until.is_none_or(|until| now >= until)

@@ -18,10 +18,11 @@ pub const STATE_FILE_BYTES_MAX: u64 = 64 * 1024;
 pub const PROXIES_REMEMBERED_MAX: usize = 64;
 /// Most probes under way at once; the others wait for the next round.
 pub const PROBES_MAX: usize = 8;
-/// Most requests waiting for one manager's connection; more count as no answer.
-pub const MANAGER_QUEUE_MAX: usize = 64;
+/// Most requests waiting for one manager's connection, at some 300 bytes each: as many sessions as
+/// may start at once. More count as no answer.
+pub const MANAGER_QUEUE_MAX: usize = 1024;
 /// Most unanswered `Assign` on one manager's connection; more wait in its queue.
-pub const ASSIGNS_UNANSWERED_MAX: usize = 64;
+pub const ASSIGNS_UNANSWERED_MAX: usize = 1024;
 /// Most `Bye` waiting for their manager; more are dropped and counted, and the lease ends when the
 /// manager sees it do so.
 pub const BYES_QUEUED_MAX: usize = 512;
@@ -141,7 +142,7 @@ impl Default for Timing {
             manager_idle_max: s(60),
             login_max: s(5),
             login_pause_min: s(2),
-            login_pause_max: s(300),
+            login_pause_max: s(60),
             denied_pause: s(60),
             dns_resend: s(1),
             dns_resolver_max: s(3),

@@ -1,7 +1,11 @@
 //! One manager's connection: a task that keeps it open, asks over it, and pings it when it is quiet.
 //!
-//! Starting the task is also the probe of a dead manager: it connects, pings, and tells the core
-//! how that went. Answers come in the order of the questions, as the protocol has no numbers.
+//! Starting the task is also the probe of a dead manager: it connects, asks, and tells the core how
+//! that went. Answers come in the order of the questions, as the protocol has no numbers.
+//!
+//! A manager counts leases by connection, and hears nothing on one before an `Assign`: so a probe
+//! is an `Assign` whose lease is given back, and a `Bye` goes over an admitted connection or not at
+//! all.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -15,9 +19,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use wire::identity::Role;
 use wire::{Assign, Bye, DeniedReason, Message, Use};
 
-use crate::limits::{ASSIGNS_UNANSWERED_MAX, MANAGER_QUEUE_MAX};
+use crate::limits::{ASSIGNS_UNANSWERED_MAX, MANAGER_QUEUE_MAX, Timing};
 use crate::managers::Heard;
-use crate::shared::{Core, Shared, unused};
+use crate::shared::{Core, LeaseGuard, Shared};
 
 /// What a manager's task is asked to do.
 #[derive(Debug)]
@@ -26,14 +30,16 @@ pub(crate) enum Request {
     Assign(Box<Assign>, oneshot::Sender<Reply>),
     /// Say that a session is over.
     Bye(Box<Bye>),
-    /// Find out whether it is there.
+    /// Find out whether it answers an `Assign`.
     Probe,
+    /// Find out whether the connection is still there.
+    Ping,
 }
 
-/// What a manager said to an `Assign`.
+/// What a manager said to an `Assign`. Dropped unheard, it gives its lease back.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    Use(Use),
+    Use { lease: LeaseGuard, proxy: SocketAddr, alternates: Vec<SocketAddr> },
     Busy(Duration),
     Denied(DeniedReason),
 }
@@ -53,6 +59,9 @@ enum Failure {
     Unanswered,
     #[error("the manager answered what was not asked")]
     Unasked,
+    /// Nobody's fault: it may be stopping, or tired of a quiet connection.
+    #[error("the manager closed the connection in order")]
+    Ended,
 }
 
 /// Hands a request to the manager's task, which is started if there is none. Gives the request back
@@ -92,6 +101,9 @@ struct Open {
     unanswered: VecDeque<(Instant, oneshot::Sender<Reply>)>,
     ping: Option<Instant>,
     ping_number: u64,
+    /// An `Assign` was not denied on it.
+    admitted: bool,
+    since: Instant,
     last_heard: Instant,
     last_used: Instant,
 }
@@ -111,6 +123,10 @@ impl ManagerLink {
         let now = crate::shared::now();
         let died = match failure {
             Failure::Unanswered => core.managers.unanswered(self.manager, now),
+            Failure::Ended => {
+                core.managers.lost(self.manager);
+                false
+            }
             _ => core.managers.failed(self.manager, now),
         };
         if died {
@@ -121,7 +137,7 @@ impl ManagerLink {
         if died {
             tracing::warn!(manager = %self.manager, %error, "manager is dead");
         } else {
-            tracing::debug!(manager = %self.manager, %error, "manager is still dead");
+            tracing::debug!(manager = %self.manager, %error, "connection to manager ended");
         }
         self.shared.bells.prober.notify_one();
         self.shared.bells.keeper.notify_one();
@@ -140,6 +156,8 @@ impl ManagerLink {
             unanswered: VecDeque::new(),
             ping: None,
             ping_number: 0,
+            admitted: false,
+            since: now,
             last_heard: now,
             last_used: now,
         };
@@ -154,6 +172,9 @@ impl ManagerLink {
             match event {
                 Event::Request(Some(request)) => self.take(&mut open, request).await?,
                 Event::Request(None) => return Ok(()),
+                Event::Message(Err(LinkError::Closed)) if open.has_lasted(&timing) => {
+                    return Err(Failure::Ended);
+                }
                 Event::Message(message) => self.hear(&mut open, message?).await?,
                 Event::Time => {
                     if self.keep_time(&mut open).await? {
@@ -177,9 +198,24 @@ impl ManagerLink {
                 open.unanswered.push_back((now, reply));
                 self.send(open, &Message::Assign(*assign)).await
             }
-            Request::Bye(bye) => self.send(open, &Message::Bye(*bye)).await,
-            Request::Probe if open.ping.is_none() => self.ping(open, now).await,
-            Request::Probe => Ok(()),
+            Request::Bye(bye) if open.admitted => self.send(open, &Message::Bye(*bye)).await,
+            Request::Bye(_) => Ok(()),
+            // What is unanswered is probe enough.
+            Request::Probe if !open.unanswered.is_empty() => Ok(()),
+            Request::Probe => {
+                let (ticket, exclude) = {
+                    let core = self.shared.core();
+                    let now = now.into_std();
+                    (core.ticket(now), core.proxies.excluded(self.manager, now))
+                };
+                let Ok(ticket) = ticket else { return self.ping(open, now).await };
+                // Nobody waits for this answer, so its lease comes back at once.
+                open.unanswered.push_back((now, oneshot::channel().0));
+                self.shared.core().managers.asked(self.manager, now.into_std());
+                self.send(open, &Message::Assign(Assign { ticket, exclude })).await
+            }
+            Request::Ping if open.ping.is_none() => self.ping(open, now).await,
+            Request::Ping => Ok(()),
         }
     }
 
@@ -187,8 +223,13 @@ impl ManagerLink {
         let now = Instant::now();
         open.last_heard = now;
         let reply = match message {
-            Message::Use(answer) => Reply::Use(answer),
+            Message::Use(Use { lease, proxy, alternates }) => {
+                open.admitted = true;
+                let lease = self.shared.lease(self.manager, lease);
+                Reply::Use { lease, proxy, alternates }
+            }
             Message::Busy(busy) => {
+                open.admitted = true;
                 let limit = self.shared.timing().busy_max;
                 Reply::Busy(Duration::from_millis(busy.retry_after_ms.into()).min(limit))
             }
@@ -204,10 +245,8 @@ impl ManagerLink {
         };
         let (asked, to) = open.unanswered.pop_front().ok_or(Failure::Unasked)?;
         self.alive(Heard::Assign, now - asked);
-        if let Err(Reply::Use(late)) = to.send(reply) {
-            // Another manager was quicker, or the session is gone: the lease goes back.
-            self.send(open, &Message::Bye(unused(late.lease))).await?;
-        }
+        // If another manager was quicker, or the session is gone, the lease goes back by itself.
+        let _ = to.send(reply);
         Ok(())
     }
 
@@ -254,9 +293,7 @@ impl ManagerLink {
     fn alive(&self, heard: Heard, took: Duration) {
         let mut core = self.shared.core();
         let recovered = core.managers.answered(self.manager, heard, took);
-        if core.is_suspect(self.manager, crate::shared::now()) {
-            core.silent = None;
-        }
+        core.heard_at(self.manager);
         drop(core);
         if recovered {
             tracing::info!(manager = %self.manager, "manager is back");
@@ -266,6 +303,11 @@ impl ManagerLink {
 }
 
 impl Open {
+    /// Long enough for its end not to be a failure.
+    fn has_lasted(&self, timing: &Timing) -> bool {
+        self.since.elapsed() >= timing.ping_interval
+    }
+
     /// When something is due.
     fn next_time(&self, shared: &Shared) -> Instant {
         let timing = shared.timing();

@@ -127,14 +127,6 @@ impl Managers {
         self.candidates(now).ok().and_then(|list| list.first().copied())
     }
 
-    /// It is known to be dead (or no longer listed).
-    pub(crate) fn is_dead(&self, address: SocketAddr) -> bool {
-        self.entries
-            .iter()
-            .find(|m| m.address == address)
-            .is_none_or(|m| matches!(m.state, State::Dead { .. }))
-    }
-
     /// It owes an answer from now on.
     pub(crate) fn asked(&mut self, address: SocketAddr, now: Instant) {
         if let Some(manager) = self.find(address) {
@@ -170,6 +162,16 @@ impl Managers {
         self.died(address, true, now)
     }
 
+    /// Its connection ended in order: what it does next is not known.
+    pub(crate) fn lost(&mut self, address: SocketAddr) {
+        if let Some(manager) = self.find(address)
+            && matches!(manager.state, State::Up)
+        {
+            manager.state = State::Unknown;
+            manager.asked_at = None;
+        }
+    }
+
     /// Leave it alone until then: it named no proxy, or denied us.
     pub(crate) fn hold(&mut self, address: SocketAddr, why: NoManager, until: Instant) {
         if let Some(manager) = self.find(address) {
@@ -191,10 +193,12 @@ impl Managers {
         }
     }
 
-    /// Something at this IP address fell silent: ask managers there last, for a while.
-    pub(crate) fn suspect(&mut self, ip: IpAddr, now: Instant) {
+    /// A proxy of this manager, at this IP address, fell silent: ask the managers of that site
+    /// last, for a while.
+    pub(crate) fn suspect(&mut self, address: SocketAddr, ip: IpAddr, now: Instant) {
         let until = now + self.timing.suspicion;
-        for manager in self.entries.iter_mut().filter(|m| m.address.ip() == ip) {
+        let same_site = |m: &&mut Manager| m.address == address || m.address.ip() == ip;
+        for manager in self.entries.iter_mut().filter(same_site) {
             manager.suspect_until = Some(until);
         }
     }
@@ -224,14 +228,13 @@ impl Managers {
         }
     }
 
-    /// The next dead manager whose probe is due, and whether it is deaf; the probe counts as under
-    /// way.
-    pub(crate) fn due_probe(&mut self, now: Instant) -> Option<(SocketAddr, bool)> {
+    /// The next dead manager whose probe is due; the probe counts as under way.
+    pub(crate) fn due_probe(&mut self, now: Instant) -> Option<SocketAddr> {
         let again = now + self.timing.probe_max * 2;
         self.entries.iter_mut().find_map(|manager| match &mut manager.state {
-            State::Dead { probe, deaf, .. } if probe.due() <= now => {
+            State::Dead { probe, .. } if probe.due() <= now => {
                 *probe = Probe::Running(again);
-                Some((manager.address, *deaf))
+                Some(manager.address)
             }
             _ => None,
         })
@@ -362,7 +365,7 @@ mod tests {
         let due = managers.next_probe().unwrap();
         assert_eq!(managers.due_probe(t0), None);
         assert!(due <= t0 + timing.probe_pause_max);
-        assert_eq!(managers.due_probe(due), Some((address(1), false)));
+        assert_eq!(managers.due_probe(due), Some(address(1)));
         assert_eq!(managers.due_probe(due), None, "under way");
         assert!(managers.answered(address(1), Heard::Pong, Duration::from_millis(9)));
         assert_eq!(ask(&managers, due), [address(1), address(2), address(3)]);
@@ -374,8 +377,8 @@ mod tests {
         let (mut managers, t0, timing) = start(1);
         managers.failed(address(1), t0);
         let due = managers.next_probe().unwrap();
-        assert_eq!(managers.due_probe(due), Some((address(1), false)));
-        assert_eq!(managers.due_probe(due + timing.probe_max * 2), Some((address(1), false)));
+        assert_eq!(managers.due_probe(due), Some(address(1)));
+        assert_eq!(managers.due_probe(due + timing.probe_max * 2), Some(address(1)));
     }
 
     #[test]
@@ -406,9 +409,11 @@ mod tests {
     #[test]
     fn managers_beside_a_silent_proxy_are_asked_last_for_a_while() {
         let (mut managers, t0, timing) = start(2);
-        managers.suspect(address(1).ip(), t0);
+        managers.suspect(address(9), address(1).ip(), t0);
         assert_eq!(ask(&managers, t0), [address(2), address(1)]);
         assert_eq!(ask(&managers, t0 + timing.suspicion), [address(1), address(2)]);
+        managers.suspect(address(1), address(9).ip(), t0);
+        assert_eq!(ask(&managers, t0), [address(2), address(1)]);
     }
 
     #[test]
@@ -419,7 +424,7 @@ mod tests {
         assert!(!managers.trip(t0));
         assert_eq!(managers.candidates(t0), Err(NoManager::Dead));
         let mut probed = Vec::new();
-        while let Some((address, _)) = managers.due_probe(t0) {
+        while let Some(address) = managers.due_probe(t0) {
             probed.push(address);
         }
         assert_eq!(probed, [address(1), address(2), address(3)], "all probed at once");
@@ -431,14 +436,26 @@ mod tests {
         assert!(managers.unanswered(address(1), t0));
         managers.failed(address(1), t0);
         let due = managers.next_probe().unwrap();
-        assert_eq!(managers.due_probe(due), Some((address(1), true)));
+        assert_eq!(managers.due_probe(due), Some(address(1)));
         assert!(!managers.answered(address(1), Heard::Pong, Duration::ZERO));
         assert_eq!(managers.candidates(due), Err(NoManager::Dead));
         assert!(managers.answered(address(1), Heard::Assign, Duration::ZERO));
         assert_eq!(ask(&managers, due), [address(1)]);
         managers.asked(address(1), due);
         managers.trip(due);
-        assert_eq!(managers.due_probe(due), Some((address(1), true)), "it owed an answer");
+        assert_eq!(managers.due_probe(due), Some(address(1)));
+        assert!(!managers.answered(address(1), Heard::Pong, Duration::ZERO), "it owed an answer");
+    }
+
+    #[test]
+    fn a_connection_that_ended_in_order_is_no_death() {
+        let (mut managers, t0, _) = start(1);
+        managers.answered(address(1), Heard::Pong, Duration::ZERO);
+        managers.lost(address(1));
+        assert_eq!(ask(&managers, t0), [address(1)]);
+        managers.failed(address(1), t0);
+        managers.lost(address(1));
+        assert_eq!(managers.candidates(t0), Err(NoManager::Dead), "nor a resurrection");
     }
 
     #[test]
@@ -465,7 +482,6 @@ mod tests {
         let left = managers.set_list(&[address(4), address(2), address(1), address(4)]);
         assert_eq!(left, [address(3)]);
         assert_eq!(ask(&managers, t0), [address(4), address(1)]);
-        assert!(managers.is_dead(address(2)) && managers.is_dead(address(3)));
         assert!(!managers.failed(address(3), t0), "unlisted ones are not remembered");
     }
 

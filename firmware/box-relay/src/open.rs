@@ -41,8 +41,8 @@ enum Attempt {
     Denied(DeniedReason),
 }
 
-/// The first word a proxy says to an `Open`.
-enum FirstWord {
+/// What a proxy says to an `Open`: first `Opening`, then one of the others, or at once.
+enum Word {
     Opening,
     Opened,
     Refused(RefusedReason),
@@ -131,12 +131,12 @@ async fn attempt(shared: &Arc<Shared>, path: Path, message: Open, budget: Instan
     let full_wait = sent + shared.timing().opening_max;
     let first = timeout_at(full_wait.min(budget), async {
         link.send(&Message::Open(message)).await?;
-        first_word(&mut link).await
+        next_word(&mut link).await
     });
     let word = match first.await {
-        Ok(Ok(FirstWord::Opening)) => {
+        Ok(Ok(Word::Opening)) => {
             let end = Instant::now() + shared.timing().opened_max;
-            match timeout_at(end, last_word(&mut link)).await {
+            match timeout_at(end, next_word(&mut link)).await {
                 Ok(word) => word,
                 // The proxy lives and is still connecting: it is the mail server that is silent.
                 Err(_) => return Attempt::Server(OpenError::TimedOut(way)),
@@ -148,44 +148,39 @@ async fn attempt(shared: &Arc<Shared>, path: Path, message: Open, budget: Instan
         Err(_) => return Attempt::Elsewhere,
     };
     match word {
-        Ok(FirstWord::Opened) => {
+        Ok(Word::Opened) => {
             let stream: SessionStream = link.into_session();
             lease.give();
-            heard(shared, proxy);
+            shared.core().heard_at(proxy);
             Attempt::Opened(Upstream { stream: UpstreamStream::Relay(Box::new(stream)), way })
         }
-        Ok(FirstWord::Refused(reason)) => refused(shared, proxy, manager, reason, way),
-        Ok(FirstWord::Denied(reason)) => {
+        Ok(Word::Refused(reason)) => refused(shared, proxy, manager, reason, way),
+        Ok(Word::Denied(reason)) => {
             tracing::warn!(%proxy, %reason, "proxy denies this box");
             shared.core().proxies.hold(proxy, manager, now());
             shared.doubted();
             Attempt::Denied(reason)
         }
-        Ok(FirstWord::Opening) => proxy_failed(shared, proxy, manager, &ProxyError::Unexpected),
+        Ok(Word::Opening) => proxy_failed(shared, proxy, manager, &ProxyError::Unexpected),
         // A warm link closed in order while it was taken: nothing wrong with the proxy.
         Err(ProxyError::Link(LinkError::Closed)) if warm => Attempt::Elsewhere,
         Err(error) => proxy_failed(shared, proxy, manager, &error),
     }
 }
 
-/// The answer to `Open`, past pongs that were still under way.
-async fn first_word(link: &mut Link) -> Result<FirstWord, ProxyError> {
+/// The next answer to `Open`, past pongs that were still under way.
+async fn next_word(link: &mut Link) -> Result<Word, ProxyError> {
     for _ in 0..STRAY_MESSAGES_MAX {
         return match link.recv().await? {
             Message::Pong(_) => continue,
-            Message::Opening => Ok(FirstWord::Opening),
-            Message::Opened(_) => Ok(FirstWord::Opened),
-            Message::Refused(refused) => Ok(FirstWord::Refused(refused.reason)),
-            Message::Denied(denied) => Ok(FirstWord::Denied(denied.reason)),
+            Message::Opening => Ok(Word::Opening),
+            Message::Opened(_) => Ok(Word::Opened),
+            Message::Refused(refused) => Ok(Word::Refused(refused.reason)),
+            Message::Denied(denied) => Ok(Word::Denied(denied.reason)),
             _ => Err(ProxyError::Unexpected),
         };
     }
     Err(ProxyError::Unexpected)
-}
-
-/// What came of the proxy's connecting.
-async fn last_word(link: &mut Link) -> Result<FirstWord, ProxyError> {
-    first_word(link).await
 }
 
 fn refused(
@@ -195,7 +190,7 @@ fn refused(
     reason: RefusedReason,
     way: Way,
 ) -> Attempt {
-    heard(shared, proxy);
+    shared.core().heard_at(proxy);
     match reason {
         RefusedReason::ServerRefused => Attempt::Server(OpenError::Refused(way)),
         RefusedReason::ServerUnreachable => Attempt::Server(OpenError::Unreachable(way)),
@@ -224,12 +219,4 @@ fn proxy_failed(
         shared.proxy_failed(proxy, manager);
     }
     Attempt::Elsewhere
-}
-
-/// A proxy spoke: its address is not silent.
-fn heard(shared: &Shared, proxy: SocketAddr) {
-    let mut core = shared.core();
-    if core.is_suspect(proxy, now()) {
-        core.silent = None;
-    }
 }

@@ -60,7 +60,7 @@ pub(crate) struct Core {
     /// The open connections to managers: what their tasks listen to.
     pub(crate) links: HashMap<SocketAddr, mpsc::Sender<Request>>,
     /// Where something fell silent last; what is there is tried last for a while.
-    pub(crate) silent: Option<(IpAddr, Instant)>,
+    pub(crate) silent: Option<Silent>,
     /// No warm link is made before.
     pub(crate) refill_at: Instant,
     pub(crate) refill_failures: u32,
@@ -68,11 +68,20 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
 }
 
+/// A site in doubt: this manager's, or what is at this IP address.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Silent {
+    manager: SocketAddr,
+    ip: IpAddr,
+    until: Instant,
+}
+
+/// Where sessions and tasks leave what a manager is to be told.
+type Byes = mpsc::Receiver<(SocketAddr, Bye)>;
+
 impl Shared {
     /// Sets everything up and reads what an earlier process left; starts no task.
-    pub(crate) fn new(
-        settings: Settings,
-    ) -> Result<(Arc<Self>, mpsc::Receiver<(SocketAddr, Bye)>), StartError> {
+    pub(crate) fn new(settings: Settings) -> Result<(Arc<Self>, Byes), StartError> {
         let tls = device_client_config(&settings.fleet_ca_pem, &settings.device_key)
             .map_err(StartError::Identity)?;
         let verifier =
@@ -133,8 +142,13 @@ impl Shared {
     pub(crate) fn fell_silent(&self, proxy: SocketAddr, manager: SocketAddr) {
         let now = now();
         let mut core = self.core();
-        core.silent = Some((proxy.ip(), now + self.timing().suspicion));
-        core.managers.suspect(proxy.ip(), now);
+        let (ip, until) = (proxy.ip(), now + self.timing().suspicion);
+        core.silent = Some(Silent { manager, ip, until });
+        core.managers.suspect(manager, ip, now);
+        if let Some(queue) = core.links.get(&manager) {
+            // Is it the proxy only, or the site? A full queue shows it in another way.
+            let _ = queue.try_send(Request::Ping);
+        }
         let gone = core.proxy_failed(proxy, manager, now);
         drop(core);
         self.bells.prober.notify_one();
@@ -155,8 +169,11 @@ impl Shared {
         core.counters.recoveries += 1;
         core.refill_at = now();
         core.refill_failures = 0;
+        // Where a manager is back, an auther may be.
+        core.admission.login_now(now());
         drop(core);
         self.bells.keeper.notify_one();
+        self.bells.login.notify_one();
     }
 
     /// A manager or proxy said that we are not admitted: ask the auther.
@@ -238,7 +255,8 @@ pub(crate) enum Named {
 impl Core {
     fn new(settings: &Settings, now: Instant) -> Self {
         let timing = &settings.timing;
-        let seed = || u32::from(crate::dns::random_u16()) << 16 | 1;
+        let random = || u32::from(crate::dns::random_u16());
+        let seed = || random() << 16 | random();
         let domain = settings.domain.trim_end_matches('.');
         let directory =
             |role: &str| Directory::new(format!("{role}.{domain}"), timing, seed(), now);
@@ -283,9 +301,16 @@ impl Core {
         })
     }
 
-    /// Is it better to try something else first?
-    pub(crate) fn is_suspect(&self, address: SocketAddr, now: Instant) -> bool {
-        self.silent.is_some_and(|(ip, until)| ip == address.ip() && now < until)
+    /// Is it better to try another site first? Asked of a proxy and its manager.
+    pub(crate) fn is_suspect(&self, proxy: SocketAddr, manager: SocketAddr, now: Instant) -> bool {
+        self.silent.is_some_and(|silent| {
+            now < silent.until && (silent.ip == proxy.ip() || silent.manager == manager)
+        })
+    }
+
+    /// Something of a site was heard: the site is not silent.
+    pub(crate) fn heard_at(&mut self, address: SocketAddr) {
+        self.silent.take_if(|silent| silent.ip == address.ip() || silent.manager == address);
     }
 
     /// A manager denied this ticket.

@@ -176,7 +176,7 @@ pub struct Counters {
     pub queue_full: u64,
     /// `Bye`s handed to a manager.
     pub byes: u64,
-    /// `Bye`s that could not be delivered.
+    /// `Bye`s that could not be delivered; the manager ends such leases by itself.
     pub byes_lost: u64,
     /// DNS lookups that gave a list.
     pub lookups: u64,
@@ -255,7 +255,9 @@ fn route(core: &Core, relay: bool, now: Instant) -> Route {
     if let Err(reason) = core.ticket(now) {
         return Route::Direct { reason };
     }
-    if let Some(warm) = core.warm.iter().find(|warm| !core.is_suspect(warm.proxy, now)) {
+    if let Some(warm) =
+        core.warm.iter().find(|warm| !core.is_suspect(warm.proxy, warm.manager, now))
+    {
         return Route::Warm { proxy: warm.proxy };
     }
     match core.candidates(now) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use link::LinkError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
-use wire::Message;
+use wire::{DeniedReason, Message};
 
 use crate::assign::{self, Path};
 use crate::backoff::{Backoff, Dice};
@@ -34,7 +34,8 @@ pub(crate) async fn take(shared: &Shared) -> Option<Path> {
             let mut core = shared.core();
             let now = now();
             let at = core.warm.iter().position(|warm| {
-                !core.is_suspect(warm.proxy, now) && core.proxies.is_usable(warm.proxy, now)
+                !core.is_suspect(warm.proxy, warm.manager, now)
+                    && core.proxies.is_usable(warm.proxy, now)
             })?;
             core.warm.remove(at)?
         };
@@ -62,10 +63,12 @@ pub(crate) async fn keep_ready(shared: Arc<Shared>) {
         let (wanted, at) = {
             let mut core = shared.core();
             let admitted = core.ticket(now()).is_ok();
-            if admitted {
+            let wanted = admitted && core.warm.len() < target;
+            // Making a warm link asks the first manager anyway.
+            if admitted && !wanted {
                 keep_manager(&shared, &mut core);
             }
-            (admitted && core.warm.len() < target, Instant::from_std(core.refill_at))
+            (wanted, Instant::from_std(core.refill_at))
         };
         if !wanted {
             shared.bells.keeper.notified().await;
@@ -89,7 +92,6 @@ pub(crate) async fn keep_ready(shared: Arc<Shared>) {
         match path {
             Some(path) => {
                 number += 1;
-                core.refill_failures = 0;
                 let (take, taken) = oneshot::channel();
                 let (manager, proxy) = (path.manager, path.proxy);
                 let since = Instant::now();
@@ -121,6 +123,8 @@ enum End {
     Over,
     /// The proxy broke off or spoke nonsense.
     Broken(Option<LinkError>),
+    /// The proxy takes no sessions, or not ours.
+    Declined(Option<DeniedReason>),
     /// The proxy did not answer a ping.
     Silent,
 }
@@ -139,6 +143,7 @@ async fn stay_warm(
         biased;
         taken = &mut taken => {
             if let Ok(to) = taken {
+                shared.core().refill_failures = 0;
                 // A session that is gone drops the path, which gives the lease back.
                 let _ = to.send(path);
             }
@@ -148,7 +153,16 @@ async fn stay_warm(
     };
     let forget = {
         let mut core = shared.core();
-        core.refill_at = core.refill_at.max(now() + shared.timing().refill_pause_min);
+        if since.elapsed() < shared.timing().ping_interval {
+            // Made and lost at once: not again at once.
+            core.refill_failures = core.refill_failures.saturating_add(1);
+            let timing = shared.timing();
+            let backoff = Backoff { min: timing.refill_pause_min, max: timing.refill_pause_max };
+            let mut dice = Dice::new(crate::dns::random_u16().into());
+            core.refill_at = now() + backoff.pause(core.refill_failures, &mut dice);
+        } else {
+            core.refill_failures = 0;
+        }
         let at = core.warm.iter().position(|warm| warm.number == number);
         at.and_then(|at| core.warm.remove(at))
     };
@@ -160,6 +174,13 @@ async fn stay_warm(
             tracing::warn!(%proxy, %error, "warm link broke");
             shared.core().counters.warm_lost += 1;
             shared.proxy_failed(proxy, manager);
+        }
+        End::Declined(reason) => {
+            shared.core().proxies.hold(proxy, manager, now());
+            if let Some(reason) = reason {
+                tracing::warn!(%proxy, %reason, "proxy denies this box");
+                shared.doubted();
+            }
         }
         End::Silent => {
             tracing::warn!(%proxy, "proxy fell silent on a warm link");
@@ -181,7 +202,7 @@ async fn watch(shared: &Shared, path: &mut Path, since: Instant) -> End {
             tokio::select! {
                 message = path.link.recv() => match message {
                     Ok(Message::Pong(_)) => {}
-                    Ok(_) => return End::Broken(None),
+                    Ok(other) => return unasked(&other),
                     Err(LinkError::Closed) => return End::Over,
                     Err(error) => return End::Broken(Some(error)),
                 },
@@ -208,7 +229,16 @@ async fn ping_pong(path: &mut Path, number: u64) -> Result<(), End> {
         match path.link.recv().await.map_err(broken)? {
             Message::Pong(pong) if pong == number => return Ok(()),
             Message::Pong(_) => {}
-            _ => return Err(End::Broken(None)),
+            other => return Err(unasked(&other)),
         }
+    }
+}
+
+/// What a proxy says before it is asked.
+fn unasked(message: &Message) -> End {
+    match message {
+        Message::Denied(denied) => End::Declined(Some(denied.reason)),
+        Message::Refused(_) => End::Declined(None),
+        _ => End::Broken(None),
     }
 }

@@ -116,6 +116,8 @@ pub(crate) struct Log {
     pub(crate) byes: Vec<Bye>,
     pub(crate) opens: Vec<Open>,
     pub(crate) hellos: usize,
+    /// What a box must not do: it fails the test.
+    pub(crate) violations: Vec<String>,
     /// Messages from the box on the connection of the last `Open`, before its session's bytes.
     pub(crate) messages_of_last_open: usize,
 }
@@ -180,6 +182,9 @@ impl Fake {
 
 impl Drop for Fake {
     fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.log().violations, [] as [String; 0]);
+        }
         if let Some(task) = &self.task {
             task.abort();
         }
@@ -205,6 +210,7 @@ impl Connection {
 
     async fn run(self, mut link: Link) {
         let mut messages = 0;
+        let mut admitted = false;
         loop {
             self.thaw().await;
             let Ok(received) = tokio::time::timeout(LOOK, link.recv()).await else { continue };
@@ -218,11 +224,12 @@ impl Connection {
                 Message::Assign(assign) => {
                     self.state.lock().unwrap().log.assigns.push(assign.exclude.clone());
                     let Some(answer) = self.assign(&assign.exclude) else { continue };
+                    admitted |= matches!(answer, Message::Use(_) | Message::Busy(_));
                     if link.send(&answer).await.is_err() {
                         return;
                     }
                 }
-                Message::Bye(bye) => self.state.lock().unwrap().log.byes.push(bye),
+                Message::Bye(bye) if admitted => self.state.lock().unwrap().log.byes.push(bye),
                 Message::Open(open) => {
                     {
                         let mut state = self.state.lock().unwrap();
@@ -234,7 +241,11 @@ impl Connection {
                     }
                     return;
                 }
-                other => panic!("a box sent {other:?}"),
+                other => {
+                    let violation = format!("a box sent {other:?}");
+                    self.state.lock().unwrap().log.violations.push(violation);
+                    return;
+                }
             }
         }
     }
