@@ -49,7 +49,7 @@ pub(crate) struct Shared {
     clock: WallClock,
     /// What `Busy` tells a box to wait, in milliseconds.
     retry_after_ms: u32,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl Shared {
@@ -82,7 +82,7 @@ impl Manager {
             tickets: settings.tickets,
             clock,
             retry_after_ms: u32::try_from(recover.as_millis()).unwrap_or(u32::MAX),
-            counters: Counters::default(),
+            counters: Arc::default(),
         });
         Ok(Self { listener, settings, shared })
     }
@@ -93,6 +93,12 @@ impl Manager {
     /// The operating system does not say.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// What it counts, for whoever watches it.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        self.shared.counters.clone()
     }
 
     /// Serves until the drain is over.
