@@ -30,7 +30,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// The way back to the sender of `segment`.
-    pub(crate) fn to(segment: &Segment<'_>) -> Self {
+    pub(crate) fn to_sender(segment: &Segment<'_>) -> Self {
         Self {
             source: segment.destination(),
             destination: segment.source(),
@@ -87,23 +87,22 @@ pub(crate) fn segment(
 
 /// The RST that a host without such a connection sends (RFC 9293 §3.10.7.1); `None` for a RST, which
 /// is never answered.
-pub(crate) fn reset(offending: &Segment<'_>) -> Option<Vec<u8>> {
+pub(crate) fn reset(answer: &Answer, offending: &Segment<'_>) -> Option<Vec<u8>> {
     if offending.resets() {
         return None;
     }
-    let answer = Answer::to(offending);
     if offending.acknowledges() {
-        segment(&answer, TcpControl::Rst, offending.acknowledgement(), None, 0)
+        segment(answer, TcpControl::Rst, offending.acknowledgement(), None, 0)
     } else {
         let acknowledgement = offending.sequence().wrapping_add(offending.sequence_len());
-        segment(&answer, TcpControl::Rst, 0, Some(acknowledgement), 0)
+        segment(answer, TcpControl::Rst, 0, Some(acknowledgement), 0)
     }
 }
 
 /// ICMP "host unreachable" (RFC 792) or ICMPv6 "address unreachable" (RFC 4443 §3.1), in the server's
 /// name: the box has no address on the line that the client would know.
 pub(crate) fn unreachable(offending: &Segment<'_>) -> Option<Vec<u8>> {
-    let answer = Answer::to(offending);
+    let answer = Answer::to_sender(offending);
     let checksums = ChecksumCapabilities::default();
     let (source, destination) = (answer.source.ip(), answer.destination.ip());
     match (source, destination) {

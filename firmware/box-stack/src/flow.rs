@@ -4,8 +4,8 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::Port;
+use crate::compose::Answer;
 use crate::connection::Connection;
-use crate::frame::ETHERNET_BYTES;
 use crate::table::FlowKey;
 
 /// One intercepted connection.
@@ -13,8 +13,8 @@ pub(crate) struct Flow {
     pub(crate) key: FlowKey,
     /// The side its client is on.
     pub(crate) port: Port,
-    /// Header of the frames to its client: the SYN's addresses, exchanged.
-    pub(crate) ethernet: [u8; ETHERNET_BYTES],
+    /// The way to its client: the SYN's addresses, exchanged.
+    pub(crate) answer: Answer,
     pub(crate) phase: Phase,
     /// When its client was heard last, or its owner last read or wrote.
     pub(crate) active: Instant,
@@ -48,6 +48,8 @@ pub(crate) struct Open {
     pub(crate) connection: Connection,
     /// Since when both sides have said FIN (TIME-WAIT).
     pub(crate) time_wait: Option<Instant>,
+    /// The client sent RST after its FIN: it wants no more, but what it sent is whole and may be read.
+    pub(crate) reset: bool,
     /// Earliest time of the next challenge ACK (RFC 5961 §7: they are to be throttled).
     pub(crate) challenge_after: Instant,
 }
@@ -66,6 +68,8 @@ pub(crate) struct Ended {
 pub(crate) enum End {
     /// FIN both ways, acknowledged.
     Finished,
+    /// FIN from the client, everything read, and then its RST.
+    ResetAfterFin,
     /// RST, from either side.
     Reset,
     /// The client fell silent.
@@ -115,6 +119,7 @@ impl Flow {
     pub(crate) fn take_wakers(&mut self, wakers: &mut Vec<Waker>) {
         let (readable, writable) = match &self.phase {
             Phase::Held { .. } => (false, false),
+            Phase::Open(open) if open.reset => (true, true),
             Phase::Open(open) => (open.connection.is_readable(), open.connection.is_writable()),
             Phase::Ended(_) => (true, true),
         };

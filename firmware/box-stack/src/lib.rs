@@ -13,16 +13,19 @@ mod compose;
 mod connection;
 mod flow;
 mod frame;
+mod model;
+mod receive;
 mod stack;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use frame::{ETHERNET_BYTES, MacAddress, Segment};
-pub use stack::{
+pub use model::{
     Counters, Disposition, Entropy, FRAME_QUEUE_MAX, FlowError, HELD_MAX, Opening, Overflow,
-    Refusal, Settings, Stack, Verdict,
+    Refusal, Settings, Verdict,
 };
+pub use stack::Stack;
 pub use table::{FLOWS_MAX, FlowId};
 
 /// One of the two sides of the bridge.

@@ -1,174 +1,24 @@
 //! The stack: frames in, flows out, frames out.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use smoltcp::socket::tcp::State;
 use smoltcp::time::Instant as StackInstant;
-use smoltcp::wire::TcpControl;
 
-use crate::Port;
-use crate::compose::{self, Answer};
+use crate::compose;
 use crate::connection::{Connection, Outgoing, Received, Sizes};
 use crate::flow::{End, Ended, Flow, LINGER, Limits, Open, Phase, Residue};
 use crate::frame::Segment;
-use crate::table::{FLOWS_MAX, FlowId, FlowKey, Table};
-
-/// Most connections that may wait for their server's answer at the same time. A SYN flood stops here,
-/// and costs a SYN's bytes each until here.
-pub const HELD_MAX: usize = 1024;
-
-/// Most frames that wait for [`Stack::poll_transmit`] outside the flows' own buffers. A driver that
-/// asks after each frame it hands in never comes near; frames beyond are dropped, as on a full link.
-pub const FRAME_QUEUE_MAX: usize = 1024;
-
-/// Earliest repetition of a challenge ACK in one flow.
-const CHALLENGE_INTERVAL: Duration = Duration::from_secs(1);
+use crate::table::{FlowId, Table};
+use crate::{
+    Counters, Disposition, Entropy, FRAME_QUEUE_MAX, FlowError, Opening, Port, Refusal, Settings,
+    Verdict,
+};
 
 /// A flow is not looked at again sooner than this without a frame or a call that concerns it.
 const TIMER_RESOLUTION: Duration = Duration::from_millis(1);
-
-/// Sizes and limits of a [`Stack`].
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Largest IP packet on the line, in bytes; at least 1280.
-    pub mtu: u16,
-    /// Bytes a flow takes in before its owner reads them. Memory is used only as far as it has been
-    /// filled once. Above 64 KiB the window is scaled.
-    pub receive_bytes: usize,
-    /// Bytes a flow's owner may write ahead of the client's acknowledgement.
-    pub transmit_bytes: usize,
-    /// Most flows at the same time; at most [`FLOWS_MAX`].
-    pub flows_max: usize,
-    /// How long a SYN waits for [`Stack::accept`] or [`Stack::refuse`] before it is forgotten.
-    pub hold_limit: Duration,
-    /// How long a flow may stay without a byte either way before it is reset.
-    pub idle_limit: Duration,
-    /// What happens to new connections beyond a limit.
-    pub overflow: Overflow,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            mtu: 1500,
-            receive_bytes: 256 * 1024,
-            transmit_bytes: 256 * 1024,
-            flows_max: FLOWS_MAX,
-            // Longer than a relay's attempts one after the other, shorter than a client's patience.
-            hold_limit: Duration::from_secs(75),
-            // RFC 5321 §4.5.3.2.7 gives the longest wait, ten minutes; POP3's is ten as well.
-            idle_limit: Duration::from_secs(30 * 60),
-            overflow: Overflow::Bridge,
-        }
-    }
-}
-
-/// What happens to a SYN for which there is no room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Overflow {
-    /// It is bridged on: mail goes on, unscanned and counted.
-    #[default]
-    Bridge,
-    /// It is dropped: the client asks again a second later.
-    Drop,
-}
-
-/// What a policy says to a new connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// End it here.
-    Take,
-    /// Leave it to the bridge, and forget it: its later frames are those of an unknown connection.
-    Bridge,
-    /// Drop the SYN.
-    Drop,
-}
-
-/// What becomes of a received frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "a frame to be bridged is lost otherwise"]
-pub enum Disposition {
-    /// The stack has it.
-    Taken,
-    /// To be sent out of the other port as it is.
-    Bridge,
-    /// It belongs to a flow but must not go anywhere.
-    Dropped,
-}
-
-/// A connection that a client asks for; answered by [`Stack::accept`] or [`Stack::refuse`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Opening {
-    /// Its name from now on.
-    pub flow: FlowId,
-    /// Who asks.
-    pub client: SocketAddr,
-    /// Whom it asks for.
-    pub server: SocketAddr,
-    /// The side the client is on.
-    pub port: Port,
-}
-
-/// Why a connection is not accepted, and so what the client sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The server's RST.
-    Refused,
-    /// ICMP "host unreachable", ICMPv6 "address unreachable".
-    Unreachable,
-    /// Nothing. The client's next SYN is a new attempt.
-    TimedOut,
-}
-
-/// Why a flow can be read or written no longer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum FlowError {
-    /// The client, or we, sent RST.
-    #[error("connection reset")]
-    Reset,
-    /// The client stopped answering, or no byte came for longer than the limit.
-    #[error("connection timed out")]
-    TimedOut,
-    /// Our direction has been shut down already.
-    #[error("written after shutdown")]
-    ShutDown,
-    /// There is no such flow: its client gave up, or its owner released it.
-    #[error("connection is gone")]
-    Gone,
-}
-
-/// What has happened since the start. Frames, unless it says flows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Flows asked for and held.
-    pub opened: u64,
-    /// Flows accepted.
-    pub accepted: u64,
-    /// Flows refused.
-    pub refused: u64,
-    /// Flows reset by their client.
-    pub reset_by_client: u64,
-    /// Flows ended because nothing came.
-    pub timed_out: u64,
-    /// Flows ended because smoltcp failed on them; each is a defect.
-    pub broken: u64,
-    /// SYNs bridged on because the policy said so.
-    pub bridged_by_policy: u64,
-    /// SYNs that found no room, whatever became of them.
-    pub overflowed: u64,
-    /// Bridged on: of connections not seen from their start, or not TCP as we read it.
-    pub bridged: u64,
-    /// Taken from the line and not sent on: on the wrong side, or no longer wanted.
-    pub dropped: u64,
-    /// Of ours, not sent for lack of room.
-    pub discarded: u64,
-}
-
-/// A fresh 64-bit random number from the operating system at each call.
-pub type Entropy = Box<dyn FnMut() -> u64 + Send>;
 
 /// All intercepted flows.
 ///
@@ -185,22 +35,22 @@ pub type Entropy = Box<dyn FnMut() -> u64 + Send>;
 ///
 /// Every call takes the present time, which must not run backwards.
 pub struct Stack {
-    settings: Settings,
+    pub(crate) settings: Settings,
     limits: Limits,
     entropy: Entropy,
     epoch: Instant,
-    table: Table<Flow>,
-    held: usize,
+    pub(crate) table: Table<Flow>,
+    pub(crate) held: usize,
     /// Flows that may have something to send.
     ready: VecDeque<FlowId>,
     /// Released remains, oldest first: what makes room when the table is full.
-    remains: VecDeque<FlowId>,
+    pub(crate) remains: VecDeque<FlowId>,
     queue: VecDeque<(Port, Vec<u8>)>,
     current: Vec<u8>,
-    outgoing: Outgoing,
-    events: VecDeque<Opening>,
+    pub(crate) outgoing: Outgoing,
+    pub(crate) events: VecDeque<Opening>,
     wakers: Vec<Waker>,
-    counters: Counters,
+    pub(crate) counters: Counters,
 }
 
 impl std::fmt::Debug for Stack {
@@ -304,8 +154,12 @@ impl Stack {
         self.counters.accepted += 1;
         flow.active = now;
         let sound = taken.is_ok() && connection.state() == State::SynReceived;
-        flow.phase =
-            Phase::Open(Box::new(Open { connection, time_wait: None, challenge_after: now }));
+        flow.phase = Phase::Open(Box::new(Open {
+            connection,
+            time_wait: None,
+            reset: false,
+            challenge_after: now,
+        }));
         if sound {
             self.mark_ready(id);
             Ok(())
@@ -322,7 +176,7 @@ impl Stack {
         let Phase::Held { syn, .. } = &flow.phase else { return };
         let port = flow.port;
         let answer = Segment::parse(syn).and_then(|segment| match refusal {
-            Refusal::Refused => compose::reset(&segment),
+            Refusal::Refused => compose::reset(&flow.answer, &segment),
             Refusal::Unreachable => compose::unreachable(&segment),
             Refusal::TimedOut => None,
         });
@@ -351,7 +205,7 @@ impl Stack {
             Phase::Held { .. } => Received::Nothing,
             Phase::Open(open) => open.connection.read(buffer),
             Phase::Ended(ended) => match ended.end {
-                End::Finished => Received::End,
+                End::Finished | End::ResetAfterFin => Received::End,
                 End::Reset => Received::Reset,
                 End::TimedOut => return Poll::Ready(Err(FlowError::TimedOut)),
             },
@@ -359,7 +213,7 @@ impl Stack {
         match received {
             Received::Bytes(bytes) => {
                 flow.active = now;
-                // The window may have opened.
+                // The window may have opened, or this was the last of a connection that is over.
                 self.mark_ready(id);
                 Poll::Ready(Ok(bytes))
             }
@@ -390,11 +244,12 @@ impl Stack {
         }
         let written = match &mut flow.phase {
             Phase::Held { .. } => Some(0),
+            Phase::Open(open) if open.reset => return Poll::Ready(Err(FlowError::Reset)),
             Phase::Open(open) => open.connection.write(data),
             Phase::Ended(ended) => {
                 return Poll::Ready(Err(match ended.end {
                     End::Finished => FlowError::ShutDown,
-                    End::Reset => FlowError::Reset,
+                    End::Reset | End::ResetAfterFin => FlowError::Reset,
                     End::TimedOut => FlowError::TimedOut,
                 }));
             }
@@ -523,186 +378,27 @@ impl Stack {
         wakers.append(&mut self.wakers);
     }
 
-    fn dispose(
-        &mut self,
-        port: Port,
-        frame: &[u8],
-        now: Instant,
-        policy: &mut dyn FnMut(&Segment<'_>, Port) -> Verdict,
-    ) -> Disposition {
-        let Some(segment) = Segment::parse(frame) else { return Disposition::Bridge };
-        let key = FlowKey::new(segment.source(), segment.destination());
-        let Some(id) = self.table.find(&key) else {
-            // The real server has no part in a flow of ours; whatever it sends, the client must not
-            // take it for an answer.
-            let reversed = FlowKey::new(segment.destination(), segment.source());
-            if self.table.find(&reversed).is_some() {
-                return Disposition::Dropped;
-            }
-            return if segment.opens() {
-                self.open(key, port, frame, &segment, now, policy)
-            } else {
-                Disposition::Bridge
-            };
-        };
-        let Some(flow) = self.table.get_mut(id) else { return Disposition::Bridge };
-        if flow.port != port {
-            return Disposition::Dropped;
-        }
-        if segment.opens() && flow.may_be_replaced_by(&segment) && segment.is_intact() {
-            self.replace(id);
-            return self.open(key, port, frame, &segment, now, policy);
-        }
-        match &flow.phase {
-            Phase::Held { syn, .. } => {
-                let expected = Segment::parse(syn).map(|syn| syn.sequence().wrapping_add(1));
-                if segment.resets() && Some(segment.sequence()) == expected && segment.is_intact() {
-                    self.counters.reset_by_client += 1;
-                    self.remove(id);
-                }
-                // A repeated SYN is absorbed; nothing else can be meant for a held flow.
-                Disposition::Taken
-            }
-            Phase::Open(_) => self.receive_open(id, &segment, now),
-            Phase::Ended(ended) => {
-                let answer = match ended.residue {
-                    _ if segment.resets() => None,
-                    Residue::Reset => compose::reset(&segment),
-                    Residue::TimeWait { .. } if segment.sequence_len() == 0 => None,
-                    Residue::TimeWait { sequence, acknowledgement } => compose::segment(
-                        &Answer::to(&segment),
-                        TcpControl::None,
-                        sequence,
-                        Some(acknowledgement),
-                        0,
-                    ),
-                };
-                self.enqueue(port, answer);
-                Disposition::Taken
-            }
-        }
-    }
-
-    fn open(
-        &mut self,
-        key: FlowKey,
-        port: Port,
-        frame: &[u8],
-        segment: &Segment<'_>,
-        now: Instant,
-        policy: &mut dyn FnMut(&Segment<'_>, Port) -> Verdict,
-    ) -> Disposition {
-        if !segment.is_intact() {
-            return Disposition::Bridge;
-        }
-        match policy(segment, port) {
-            Verdict::Take => {}
-            Verdict::Bridge => {
-                self.counters.bridged_by_policy += 1;
-                return Disposition::Bridge;
-            }
-            Verdict::Drop => return Disposition::Dropped,
-        }
-        self.make_room();
-        let flow = Flow {
-            key,
-            port,
-            ethernet: Answer::to(segment).ethernet(),
-            phase: Phase::Held { syn: frame.into(), since: now },
-            active: now,
-            ready: false,
-            released: false,
-            reader: None,
-            writer: None,
-        };
-        let crowded = self.held >= HELD_MAX || self.events.len() >= HELD_MAX;
-        let inserted = if crowded { Err(flow) } else { self.table.insert(key, flow) };
-        let Ok(id) = inserted else {
-            self.counters.overflowed += 1;
-            return match self.settings.overflow {
-                Overflow::Bridge => Disposition::Bridge,
-                Overflow::Drop => Disposition::Dropped,
-            };
-        };
-        self.held += 1;
-        self.counters.opened += 1;
-        self.schedule(id, now);
-        let (client, server) = (key.client(), key.server());
-        self.events.push_back(Opening { flow: id, client, server, port });
-        Disposition::Taken
-    }
-
-    fn receive_open(&mut self, id: FlowId, segment: &Segment<'_>, now: Instant) -> Disposition {
-        let at = self.stack_time(now);
-        let Some(flow) = self.table.get_mut(id) else { return Disposition::Dropped };
-        let Phase::Open(open) = &mut flow.phase else { return Disposition::Dropped };
-        if segment.resets() {
-            return self.receive_reset(id, segment, now);
-        }
-        flow.active = now;
-        let taken = open.connection.ingress(segment.packet(), &mut self.outgoing, at);
-        let answer =
-            self.outgoing.take(&flow.ethernet).map(|bytes| self.outgoing.frame(bytes).to_vec());
-        let port = flow.port;
-        self.enqueue(port, answer);
-        if taken.is_err() {
-            self.break_off(id, now);
-        } else {
-            self.settle(id, now);
-            self.mark_ready(id);
-        }
-        Disposition::Taken
-    }
-
-    /// RFC 5961 §3.2: only a RST with exactly the expected number ends the connection; one that is
-    /// merely near is answered with a challenge, which a peer that meant it answers exactly.
-    fn receive_reset(&mut self, id: FlowId, segment: &Segment<'_>, now: Instant) -> Disposition {
-        let Some(flow) = self.table.get_mut(id) else { return Disposition::Dropped };
-        let Phase::Open(open) = &mut flow.phase else { return Disposition::Dropped };
-        if !segment.is_intact() {
-            return Disposition::Dropped;
-        }
-        if segment.sequence() == open.connection.next_expected() {
-            self.counters.reset_by_client += 1;
-            self.end(id, End::Reset, Residue::Reset, now);
-            return Disposition::Taken;
-        }
-        if now >= open.challenge_after {
-            open.challenge_after = now + CHALLENGE_INTERVAL;
-            let (sequence, acknowledgement) = open.connection.last_sent();
-            let challenge = compose::segment(
-                &Answer::to(segment),
-                TcpControl::None,
-                sequence,
-                Some(acknowledgement),
-                0,
-            );
-            let port = flow.port;
-            self.enqueue(port, challenge);
-        }
-        Disposition::Taken
-    }
-
     /// Writes the flow's next frame into `outgoing`; its length, if there is one.
     fn egress(&mut self, id: FlowId, now: Instant) -> Option<usize> {
         let at = self.stack_time(now);
         let flow = self.table.get_mut(id)?;
         let Phase::Open(open) = &mut flow.phase else { return None };
         // Past its own TIME-WAIT smoltcp would forget what has not been read yet.
-        if open.time_wait.is_some_and(|since| now >= since + LINGER / 2) {
+        if open.reset || open.time_wait.is_some_and(|since| now >= since + LINGER / 2) {
+            self.settle(id, now);
             return None;
         }
         if open.connection.egress(&mut self.outgoing, at).is_err() {
             self.break_off(id, now);
             return None;
         }
-        let bytes = self.outgoing.take(&flow.ethernet);
+        let bytes = self.outgoing.take(&flow.answer.ethernet());
         self.settle(id, now);
         bytes
     }
 
     /// Sees what a call into smoltcp has changed: wakes tasks, ends the flow.
-    fn settle(&mut self, id: FlowId, now: Instant) {
+    pub(crate) fn settle(&mut self, id: FlowId, now: Instant) {
         let Some(flow) = self.table.get_mut(id) else { return };
         let Phase::Open(open) = &mut flow.phase else { return };
         let connection = &mut open.connection;
@@ -714,6 +410,10 @@ impl Stack {
         let remains = Residue::TimeWait { sequence, acknowledgement };
         let drained = !connection.has_unread();
         match connection.state() {
+            _ if open.reset && drained => {
+                return self.end(id, End::ResetAfterFin, Residue::Reset, now);
+            }
+            _ if open.reset => {}
             State::TimeWait => {
                 open.time_wait.get_or_insert(now);
                 if drained && acknowledgement == connection.next_expected() {
@@ -739,8 +439,10 @@ impl Stack {
         let Phase::Open(open) = &mut flow.phase else { return };
         open.connection.abort();
         let sent = open.connection.egress(&mut self.outgoing, at);
-        let frame =
-            self.outgoing.take(&flow.ethernet).map(|bytes| self.outgoing.frame(bytes).to_vec());
+        let frame = self
+            .outgoing
+            .take(&flow.answer.ethernet())
+            .map(|bytes| self.outgoing.frame(bytes).to_vec());
         let port = flow.port;
         if sent.is_err() {
             self.counters.broken += 1;
@@ -751,15 +453,15 @@ impl Stack {
 
     /// Ends a flow on which smoltcp failed. Stragglers are answered with RST, so the client learns of it
     /// with its next segment.
-    fn break_off(&mut self, id: FlowId, now: Instant) {
+    pub(crate) fn break_off(&mut self, id: FlowId, now: Instant) {
         self.counters.broken += 1;
         let Some(flow) = self.table.get(id) else { return };
-        let _ = self.outgoing.take(&flow.ethernet);
+        let _ = self.outgoing.take(&flow.answer.ethernet());
         self.end(id, End::Reset, Residue::Reset, now);
     }
 
     /// Frees the connection's memory; only how it ended remains, for its owner and for stragglers.
-    fn end(&mut self, id: FlowId, end: End, residue: Residue, now: Instant) {
+    pub(crate) fn end(&mut self, id: FlowId, end: End, residue: Residue, now: Instant) {
         let Some(flow) = self.table.get_mut(id) else { return };
         flow.phase = Phase::Ended(Ended { end, residue, until: now + LINGER });
         flow.take_wakers(&mut self.wakers);
@@ -769,29 +471,7 @@ impl Stack {
         self.schedule(id, now);
     }
 
-    /// Makes way for a new connection between the same ends.
-    fn replace(&mut self, id: FlowId) {
-        let Some(flow) = self.table.get(id) else { return };
-        if matches!(flow.phase, Phase::Held { .. }) || flow.released {
-            self.remove(id);
-        } else {
-            let key = flow.key;
-            self.table.detach(id, &key);
-        }
-    }
-
-    fn make_room(&mut self) {
-        while self.table.is_full() {
-            let Some(id) = self.remains.pop_front() else { return };
-            self.remove(id);
-        }
-        // Names of remains that went in their own time.
-        while self.remains.front().is_some_and(|&id| self.table.get(id).is_none()) {
-            self.remains.pop_front();
-        }
-    }
-
-    fn remove(&mut self, id: FlowId) {
+    pub(crate) fn remove(&mut self, id: FlowId) {
         let Some(flow) = self.table.get(id) else { return };
         let key = flow.key;
         if let Some(mut flow) = self.table.remove(id, &key) {
@@ -803,7 +483,7 @@ impl Stack {
         }
     }
 
-    fn mark_ready(&mut self, id: FlowId) {
+    pub(crate) fn mark_ready(&mut self, id: FlowId) {
         let Some(flow) = self.table.get_mut(id) else { return };
         if !flow.ready && matches!(flow.phase, Phase::Open(_)) {
             flow.ready = true;
@@ -811,7 +491,7 @@ impl Stack {
         }
     }
 
-    fn schedule(&mut self, id: FlowId, now: Instant) {
+    pub(crate) fn schedule(&mut self, id: FlowId, now: Instant) {
         let at = self.stack_time(now);
         let epoch = self.epoch;
         let Some(flow) = self.table.get_mut(id) else { return };
@@ -830,7 +510,7 @@ impl Stack {
         self.table.set_deadline(id, Some(deadline));
     }
 
-    fn enqueue(&mut self, port: Port, frame: Option<Vec<u8>>) {
+    pub(crate) fn enqueue(&mut self, port: Port, frame: Option<Vec<u8>>) {
         let Some(frame) = frame else { return };
         if self.queue.len() < FRAME_QUEUE_MAX {
             self.queue.push_back((port, frame));
@@ -840,25 +520,9 @@ impl Stack {
     }
 
     /// smoltcp counts microseconds from a start; ours is the stack's.
-    fn stack_time(&self, now: Instant) -> StackInstant {
+    pub(crate) fn stack_time(&self, now: Instant) -> StackInstant {
         let since = now.saturating_duration_since(self.epoch).as_micros();
         StackInstant::from_micros(i64::try_from(since).unwrap_or(i64::MAX))
-    }
-}
-
-impl Flow {
-    /// Whether a SYN between the same ends starts a new connection rather than repeating or disturbing
-    /// this one: the client has given up a held one, or this one is over (RFC 6191).
-    fn may_be_replaced_by(&self, segment: &Segment<'_>) -> bool {
-        match &self.phase {
-            Phase::Held { syn, .. } => {
-                Segment::parse(syn).is_none_or(|held| held.sequence() != segment.sequence())
-            }
-            Phase::Open(open) => {
-                matches!(open.connection.state(), State::TimeWait | State::Closed | State::Listen)
-            }
-            Phase::Ended(_) => true,
-        }
     }
 }
 
