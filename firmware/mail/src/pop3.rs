@@ -356,11 +356,9 @@ impl Pop3Session {
         debug_assert!(queued.is_ok(), "no command is read while the queue is full");
     }
 
-    /// Sends our own replies whose turn it is.
+    /// Sends our own replies whose turn it is: while an answer is being read, its command is in front.
     fn settle(&mut self) {
-        while matches!(self.reading, Reading::Reply)
-            && let Some(InFlight::Own(reply)) = self.in_flight.front()
-        {
+        while let Some(InFlight::Own(reply)) = self.in_flight.front() {
             let reply = Bytes::from_static(reply);
             self.in_flight.pop_front();
             self.send(Side::Client, reply);

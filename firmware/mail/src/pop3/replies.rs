@@ -40,7 +40,7 @@ pub(super) fn violation(side: Side) -> &'static [u8] {
 enum Status {
     Ok,
     Err,
-    /// A SASL challenge (RFC 5034 section 4).
+    /// A SASL challenge (RFC 5034 section 4); only to AUTH.
     Challenge,
 }
 
@@ -103,8 +103,8 @@ impl Pop3Session {
             Some(InFlight::Server(command)) => Some(*command),
             Some(InFlight::Own(_)) | None => None,
         };
-        match (status(text), command) {
-            (Some(Status::Challenge), Some(Command::Auth)) => {
+        match (status(text, command), command) {
+            (Some(Status::Challenge), _) => {
                 self.turn = Turn::AuthResponse;
                 self.forward_line(Side::Client, line);
             }
@@ -289,15 +289,18 @@ impl Pop3Session {
     }
 }
 
-/// Exactly what RFC 1939 section 3 and RFC 5034 allow: anything that another reader might take for
-/// `+OK` is no reply here, and ends the session.
-fn status(line: &[u8]) -> Option<Status> {
-    let word = line.split(|byte| *byte == b' ').next().unwrap_or_default();
-    if word.eq_ignore_ascii_case(b"+OK") {
+/// Reads replies as generously as the most generous client does: what one takes for `+OK` is one.
+/// (RFC 1939 section 3 wants a blank behind the keyword; not every server has one.)
+fn status(line: &[u8], awaited: Option<Command>) -> Option<Status> {
+    let starts = |keyword: &str| {
+        let start = line.get(..keyword.len()).unwrap_or_default();
+        start.eq_ignore_ascii_case(keyword.as_bytes())
+    };
+    if starts("+OK") {
         Some(Status::Ok)
-    } else if word.eq_ignore_ascii_case(b"-ERR") {
+    } else if starts("-ERR") {
         Some(Status::Err)
-    } else if word == b"+" {
+    } else if starts("+") && awaited == Some(Command::Auth) {
         Some(Status::Challenge)
     } else {
         None

@@ -282,7 +282,7 @@ fn bare_line_feeds_become_line_ends_for_both_peers() {
 #[test]
 fn replies_that_are_none_end_the_session() {
     for reply in
-        ["OK\r\n", "+OKAY\r\n", "+okk\r\n", "Subject: x\r\n", "\r\n", "+OK a\rb\r\n", "+OK\0\r\n"]
+        ["OK\r\n", "+ \r\n", "+KO\r\n", "Subject: x\r\n", "\r\n", "+OK a\rb\r\n", "+OK\0\r\n"]
     {
         let mut script = Script::new();
         script.client("STAT\r\n").server(reply);
@@ -291,6 +291,16 @@ fn replies_that_are_none_end_the_session() {
         };
         assert_eq!(script.client_got().as_bytes(), replies::violation(Side::Server), "{reply:?}");
     }
+}
+
+#[test]
+fn replies_without_a_blank_are_replies() {
+    let mut script = Script::new();
+    script.client("NOOP\r\nDELE 1\r\nRETR 1\r\n").server("+ok,\r\n-ERR: no\r\n");
+    script.decisions.push_back(Some(refuse()));
+    script.server("+OKAY\r\npayload\r\n.\r\n");
+    assert_notice(script.client_got().strip_prefix("+ok,\r\n-ERR: no\r\n").unwrap());
+    script.assert_open();
 }
 
 #[test]

@@ -126,6 +126,25 @@ fn a_server_that_does_not_answer_is_given_up() {
 }
 
 #[test]
+fn a_wait_for_the_server_starts_when_its_turn_does() {
+    // Not while we kept it waiting for a verdict.
+    let mut script = Script::new().deciding([None]);
+    script.client("RETR 1\r\nNOOP\r\n").server("+OK\r\n.\r\n").wait(VERDICT_TIMEOUT - SECOND);
+    script.decide(Decision::Release).wait(ANSWER_TIMEOUT - SECOND);
+    script.assert_open();
+    script.wait(SECOND);
+    assert_eq!(script.seen.events, [Event::TimedOut { side: Side::Server }]);
+
+    // Nor while a person looked for a password.
+    let mut script = Script::connected();
+    script.server("+OK\r\n").client("AUTH LOGIN\r\n").server("+ \r\n").wait(ANSWER_TIMEOUT * 2);
+    script.client("dXNlcg==\r\n").wait(ANSWER_TIMEOUT - SECOND);
+    script.assert_open();
+    script.wait(SECOND);
+    assert_eq!(script.seen.events, [Event::TimedOut { side: Side::Server }]);
+}
+
+#[test]
 fn a_message_that_stalls_or_trickles_for_ever_is_given_up() {
     let mut script = Script::new();
     script.client("RETR 1\r\n").server("+OK\r\nSubject: x\r\n").wait(ANSWER_TIMEOUT);

@@ -85,7 +85,11 @@ fn exchange() -> impl Strategy<Value = (String, String, String)> {
             String::new(),
             String::from_utf8_lossy(replies::CONTROL_BYTE).into_owned()
         )),
-        Just(("CAPA\r\n".to_owned(), "+OK\nTOP\n.\n".to_owned(), "+OK\r\nTOP\r\n.\r\n".to_owned())),
+        Just((
+            "CAPA\r\n".to_owned(),
+            "+OK\nTOP\r\nUIDL\n\n.\n".to_owned(),
+            "+OK\r\nTOP\r\nUIDL\r\n\r\n.\r\n".to_owned()
+        )),
         (
             line,
             vec(
