@@ -104,7 +104,11 @@ impl Arguments {
             }
             Verb::Status { json, control } => {
                 let status = crate::status::ask(&control)?;
-                if json { println!("{status:#}") } else { print!("{}", crate::status::render(&status)) }
+                if json {
+                    println!("{status:#}")
+                } else {
+                    print!("{}", crate::status::render(&status))
+                }
                 Ok(())
             }
             Verb::Identity(file) => {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use box_net::Port;
 use box_relay::{OpenError, Relay, Upstream, Way};
 use mail::Protocol;
 use session::{Carried, Carrier, Outcome};
@@ -63,8 +64,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         counters: Counters::default(),
     });
     let (interceptor, incoming) =
-        Interceptor::start(&settings.ports, move |client, server| {
-            routes.choose(client, server) != Route::Bypass
+        Interceptor::start(&settings.ports, move |port, client, server| {
+            // Mail for a server in the office comes from strangers' addresses, which a connection
+            // of the box's own would hide from that server: it stays on the bridge.
+            port == Port::Lan && routes.choose(client, server) != Route::Bypass
         })
         .context("take mail off the bridge")?;
     let interceptor = Arc::new(interceptor);
@@ -158,15 +161,14 @@ impl Gateway {
         };
         let protocol =
             if self.ports.pop3.contains(&server.port()) { Protocol::Pop3 } else { Protocol::Smtp };
-        let Upstream { stream, way } =
-            match self.open(id, protocol, client, server).await {
-                Ok(upstream) => upstream,
-                Err(error) => {
-                    self.counters.refused();
-                    warn!(session = %id, %client, %server, error = telemetry::chain(&error), "not opened");
-                    return flow.refuse(refusal(&error));
-                }
-            };
+        let Upstream { stream, way } = match self.open(id, protocol, client, server).await {
+            Ok(upstream) => upstream,
+            Err(error) => {
+                self.counters.refused();
+                warn!(session = %id, %client, %server, error = telemetry::chain(&error), "not opened");
+                return flow.refuse(refusal(&error));
+            }
+        };
         let opening_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.counters.opened(matches!(way, Way::Relay { .. }));
         info!(session = %id, ?protocol, %client, %server, %way, opening_ms, "session opened");

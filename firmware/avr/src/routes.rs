@@ -79,8 +79,9 @@ mod tests {
             ],
             Route::Relay,
         );
-        let choose =
-            |client: &str, port| routes.choose(client.parse().unwrap(), ([203, 0, 113, 1], port).into());
+        let choose = |client: &str, port| {
+            routes.choose(client.parse().unwrap(), ([203, 0, 113, 1], port).into())
+        };
         assert_eq!(choose("192.168.1.9:1000", 587), Route::Bypass);
         assert_eq!(choose("192.168.1.8:1000", 587), Route::Direct);
         assert_eq!(choose("192.168.1.8:1000", 25), Route::Relay);

@@ -8,7 +8,7 @@ use config::{ConfigError, Document};
 use serde::Deserialize;
 use session::settings::ScanSettings;
 
-use crate::routes::{Route, Rule, Routes};
+use crate::routes::{Route, Routes, Rule};
 
 /// Where the settings are looked for by default.
 pub const DEFAULT_PATH: &str = "/etc/avr/avr.toml";
@@ -228,4 +228,81 @@ fn default_auther_port() -> u16 {
 
 fn default_warm_links() -> usize {
     1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+[ports]
+lan = "lan0"
+wan = "wan0"
+bridge = "br0"
+
+[identity]
+state_directory = "/var/lib/avr"
+fleet_ca = "/etc/avr/fleet-ca.pem"
+ticket_key = "/etc/avr/ticket.pub"
+
+[relay]
+domain = "avr.example.net"
+resolvers = ["192.0.2.53", "2001:db8::53"]
+
+[[route]]
+port = 587
+use = "direct"
+
+[scan]
+clamd = ["unix:/run/clamav/clamd.ctl"]
+"#;
+
+    fn read(text: &str) -> Result<Settings, String> {
+        let document = Document::from_text("avr.toml", text);
+        let settings: Settings = document.parse().map_err(|error| error.to_string())?;
+        settings.check(&document).map_err(|error| error.to_string())?;
+        Ok(settings)
+    }
+
+    /// The one line that is wrong is named, and what is wrong with it.
+    fn wrong(from: &str, to: &str) -> String {
+        assert!(GOOD.contains(from));
+        read(&GOOD.replacen(from, to, 1)).unwrap_err()
+    }
+
+    #[test]
+    fn the_example_is_right() {
+        let settings = read(GOOD).unwrap();
+        assert_eq!(settings.ports.smtp, [25, 587, 2525]);
+        assert_eq!(settings.control, Path::new(DEFAULT_CONTROL));
+        assert_eq!(settings.resolvers()[1], "[2001:db8::53]:53".parse().unwrap());
+        let lan = "192.168.1.2:5000".parse().unwrap();
+        assert_eq!(settings.routes().choose(lan, "192.0.2.1:587".parse().unwrap()), Route::Direct);
+        assert_eq!(settings.routes().choose(lan, "192.0.2.1:25".parse().unwrap()), Route::Relay);
+    }
+
+    #[test]
+    fn without_a_relay_table_everything_goes_direct() {
+        let text: String = GOOD.split("[relay]").next().unwrap().to_owned();
+        let settings = read(&text).unwrap();
+        let lan = "192.168.1.2:5000".parse().unwrap();
+        assert_eq!(settings.routes().choose(lan, "192.0.2.1:25".parse().unwrap()), Route::Direct);
+    }
+
+    #[test]
+    fn errors_name_line_and_remedy() {
+        for (from, to, line, words) in [
+            ("wan = \"wan0\"", "wan = \"lan0\"", 4, "same interface"),
+            ("wan = \"wan0\"", "wann = \"wan0\"", 4, "wan"),
+            ("bridge = \"br0\"", "bridge = \"a bridge\"", 5, "15 characters"),
+            ("domain = \"avr.example.net\"", "domain = \"-..-\"", 13, "domain name"),
+            ("use = \"direct\"", "use = \"driect\"", 18, "direct"),
+        ] {
+            let error = wrong(from, to);
+            assert!(error.starts_with(&format!("avr.toml:{line}: ")), "{error}");
+            assert!(error.contains(words), "{error}");
+        }
+        let error = wrong("fleet_ca = \"/etc/avr/fleet-ca.pem\"", "");
+        assert!(error.contains("avr-auther init"), "{error}");
+    }
 }

@@ -67,8 +67,9 @@ pub fn serve(
     current: impl Fn() -> Status + Send + 'static,
 ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("make the folder {} of the control socket", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| {
+            format!("make the folder {} of the control socket", folder.display())
+        })?;
     }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

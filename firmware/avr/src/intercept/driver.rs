@@ -18,8 +18,8 @@ const BATCH_FRAMES: usize = 64;
 /// How soon connections that found the channel full are offered again.
 const OFFER_AGAIN: Duration = Duration::from_millis(20);
 
-/// Says whether a connection from a client to a server is to be taken.
-pub(super) type Take = Box<dyn Fn(SocketAddr, SocketAddr) -> bool + Send>;
+/// Says whether a connection that came in at a port, from a client to a server, is to be taken.
+pub(super) type Take = Box<dyn Fn(Port, SocketAddr, SocketAddr) -> bool + Send>;
 
 /// Owned by the packets' thread.
 pub(super) struct Driver {
@@ -124,7 +124,9 @@ impl Driver {
 }
 
 fn decide(shared: &Shared, take: &Take, segment: &Segment<'_>, port: Port) -> Verdict {
-    if shared.draining.load(Ordering::Relaxed) || !take(segment.source(), segment.destination()) {
+    if shared.draining.load(Ordering::Relaxed)
+        || !take(port, segment.source(), segment.destination())
+    {
         return Verdict::Bridge;
     }
     // Flooded here by a switch that did not know where the server is. It is on the same side, so the

@@ -73,12 +73,12 @@ impl Interceptor {
     /// [`StartError`]; the line is as it was before, but for a bridge made.
     pub fn start(
         net: impl Into<box_net::Settings>,
-        take: impl Fn(SocketAddr, SocketAddr) -> bool + Send + 'static,
+        take: impl Fn(Port, SocketAddr, SocketAddr) -> bool + Send + 'static,
     ) -> Result<(Self, mpsc::Receiver<Incoming>), StartError> {
         Self::start_with(&net.into(), box_stack::Settings::default(), take)
     }
 
-    /// Takes mail frames off the bridge. `take` says for each new connection, by client and server,
+    /// Takes mail frames off the bridge. `take` says for each new connection, by its port, client and server,
     /// whether it is to be intercepted; otherwise it stays on the bridge. It is asked on the packets'
     /// thread, so it must be quick.
     ///
@@ -90,7 +90,7 @@ impl Interceptor {
     pub fn start_with(
         net: &box_net::Settings,
         stack: box_stack::Settings,
-        take: impl Fn(SocketAddr, SocketAddr) -> bool + Send + 'static,
+        take: impl Fn(Port, SocketAddr, SocketAddr) -> bool + Send + 'static,
     ) -> Result<(Self, mpsc::Receiver<Incoming>), StartError> {
         box_net::map_large_allocations(MAPPED_BYTES);
         let net = BoxNet::open(net)?;
