@@ -15,6 +15,7 @@
 //!
 //! Where even that cannot cover all readings, the finding is [`Unscannable::Ambiguous`].
 
+mod cms;
 mod decode;
 mod files;
 mod header;
@@ -186,9 +187,20 @@ impl Walker {
 /// A decoded body that has a structure of its own.
 #[derive(Debug)]
 struct Inner {
-    entity: Entity,
+    kind: InnerKind,
+    /// Of the body itself.
     depth: usize,
     bytes: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum InnerKind {
+    /// What its header says.
+    Composite(Entity),
+    /// A message, header first.
+    Message,
+    /// S/MIME, in which there may be a message.
+    Cms,
 }
 
 /// Where all stages put what they have found; counts against the limits.
@@ -256,6 +268,15 @@ impl Output {
     fn end_part(&mut self, number: u32) {
         if !self.stopped {
             self.events.push_back(Event::PartEnd { number });
+        }
+    }
+
+    /// A body to be walked when the message has ended.
+    fn walk_later(&mut self, inner: Inner) {
+        if inner.depth >= self.depth_max {
+            self.finding(Unscannable::OverDepth);
+        } else if !self.stopped && !inner.bytes.is_empty() {
+            self.inner.push_back(inner);
         }
     }
 

@@ -58,7 +58,9 @@ impl Scanner {
         Self::with_budget(engines, limits, BYTES_IN_FLIGHT_MAX)
     }
 
-    fn with_budget(engines: Vec<Arc<dyn Engine>>, limits: Limits, bytes_max: usize) -> Self {
+    /// The same with another limit than [`BYTES_IN_FLIGHT_MAX`].
+    #[must_use]
+    pub fn with_budget(engines: Vec<Arc<dyn Engine>>, limits: Limits, bytes_max: usize) -> Self {
         let budget = Arc::new(Budget { used: AtomicUsize::new(0), bytes_max });
         Self { shared: Arc::new(Shared { engines, limits, budget }) }
     }
@@ -128,6 +130,7 @@ impl MailScan {
         self.jobs.collect_ready(&mut self.findings);
         if self.findings.found.is_some() {
             self.stop();
+            self.jobs.tasks.abort_all();
         }
     }
 

@@ -14,6 +14,9 @@ pub(crate) const BOUNDARY_BYTES_MAX: usize = 4096;
 /// Longest file name that is kept, characters.
 const FILE_NAME_CHARS_MAX: usize = 255;
 
+/// Ends of the names of files that mail programs open as messages.
+const MAIL_FILES: &[&str] = &["eml", "mht", "mhtml", "nws"];
+
 /// What a line of a header is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LineKind {
@@ -183,6 +186,10 @@ pub(crate) struct Entity {
     pub(crate) encodings: Encodings,
     pub(crate) file_names: Vec<String>,
     pub(crate) encrypted: bool,
+    /// S/MIME: signed, encrypted or compressed, as its bytes say.
+    pub(crate) cms: bool,
+    /// A message, by its file name.
+    pub(crate) mail_file: bool,
     pub(crate) partial: bool,
     /// Too many readings, or a boundary over its limit.
     pub(crate) ambiguous: bool,
@@ -192,12 +199,10 @@ impl Entity {
     fn new(block: &Block, digest: bool) -> Self {
         let mut types: Vec<String> = Vec::new();
         let mut boundaries: Vec<Vec<u8>> = Vec::new();
-        let mut smime_types: Vec<Vec<u8>> = Vec::new();
         let mut names: Vec<Vec<u8>> = Vec::new();
         for value in block.values(Field::Type) {
             types.extend(type_readings(value));
             boundaries.extend(readings(value, "boundary"));
-            smime_types.extend(readings(value, "smime-type"));
             names.extend(readings(value, "name"));
         }
         for value in block.values(Field::Disposition) {
@@ -240,19 +245,21 @@ impl Entity {
             None => false,
         };
 
-        let pkcs7 = any(&|n| n == "application/pkcs7-mime" || n == "application/x-pkcs7-mime");
-        let certificates = !smime_types.is_empty()
-            && smime_types.iter().all(|kind| kind.eq_ignore_ascii_case(b"certs-only"));
+        let file_names = file_names(names);
+        let mail_file = file_names.iter().any(|name| {
+            let end = name.rsplit('.').next().unwrap_or_default();
+            MAIL_FILES.iter().any(|kind| end.trim_end().eq_ignore_ascii_case(kind))
+        });
         Self {
             text: any(&|name| name.starts_with("text")),
             composite,
             only_composite,
             boundary_missing,
             encodings: encodings(block.values(Field::Encoding)),
-            file_names: file_names(names),
-            // What is in signed or compressed S/MIME is not looked at either.
-            encrypted: (pkcs7 && !certificates)
-                || any(&|n| n == "multipart/encrypted" || n == "application/pgp-encrypted"),
+            file_names,
+            mail_file,
+            encrypted: any(&|n| n == "multipart/encrypted" || n == "application/pgp-encrypted"),
+            cms: any(&|n| n == "application/pkcs7-mime" || n == "application/x-pkcs7-mime"),
             partial: any(&|name| name == "message/partial"),
             ambiguous,
             content_type: types.swap_remove(0),
@@ -376,14 +383,12 @@ mod tests {
     fn what_cannot_be_looked_into_is_seen() {
         assert!(entity("Content-Type: message/partial; id=x; number=1; total=2").partial);
         for value in [
-            "application/pkcs7-mime; smime-type=enveloped-data",
-            "application/x-pkcs7-mime",
             "multipart/encrypted; protocol=\"application/pgp-encrypted\"; boundary=x",
             "application/pgp-encrypted",
         ] {
             assert!(entity(&format!("Content-Type: {value}")).encrypted, "{value}");
         }
-        assert!(!entity("Content-Type: application/pkcs7-mime; smime-type=certs-only").encrypted);
+        assert!(entity("Content-Type: application/x-pkcs7-mime").cms);
         assert!(!entity("Content-Type: multipart/signed; boundary=x").encrypted);
     }
 

@@ -5,7 +5,7 @@ use super::files::UuFiles;
 use super::header::{Encodings, Entity};
 use super::lines::Piece;
 use super::uu;
-use super::{EVENT_BYTES, Inner, Output, PartHead};
+use super::{EVENT_BYTES, Inner, InnerKind, Output, PartHead, cms};
 use crate::Unscannable;
 
 /// The local header of a zip file up to its flags (APPNOTE.TXT section 4.3.7).
@@ -106,11 +106,16 @@ impl Sink {
             verbatim: decoder.is_identity(),
         })?;
         let encoded = !decoder.is_identity();
-        let inner = (encoded && entity.composite.is_some()).then(|| Inner {
-            entity: entity.clone(),
-            depth,
-            bytes: Vec::new(),
-        });
+        let kind = if entity.cms {
+            Some(InnerKind::Cms)
+        } else if !encoded {
+            None
+        } else if entity.composite.is_some() {
+            Some(InnerKind::Composite(entity.clone()))
+        } else {
+            entity.mail_file.then_some(InnerKind::Message)
+        };
+        let inner = kind.map(|kind| Inner { kind, depth, bytes: Vec::new() });
         let files = (encoded && entity.text).then(|| UuFiles::new(depth));
         Some(Self { number, decoder, buffer: Vec::new(), head: Vec::new(), files, inner })
     }
@@ -142,10 +147,15 @@ impl Sink {
         if let Some(files) = self.files {
             files.finish(out);
         }
-        if let Some(inner) = self.inner
-            && !out.stopped
-        {
-            out.inner.push_back(inner);
+        if let Some(mut inner) = self.inner {
+            if matches!(inner.kind, InnerKind::Cms) {
+                let Some(content) = cms::signed_content(&inner.bytes) else {
+                    out.finding(Unscannable::Encrypted);
+                    return;
+                };
+                inner = Inner { kind: InnerKind::Message, bytes: content, ..inner };
+            }
+            out.walk_later(inner);
         }
     }
 }

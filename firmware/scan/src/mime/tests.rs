@@ -141,6 +141,27 @@ fn encoded_messages_and_multiparts_are_walked_inside() {
 }
 
 #[test]
+fn signed_messages_and_attached_mail_files_are_walked_inside() {
+    let inner = "Content-Transfer-Encoding: base64\r\n\r\naGVsbG8=\r\n";
+    for chunk in [None, Some(10)] {
+        let signed = cms::tests::signed(inner.as_bytes(), chunk);
+        let walked = walk(&format!(
+            "Content-Type: application/pkcs7-mime; smime-type=signed-data\n\
+             Content-Transfer-Encoding: base64\n\n{}\n",
+            encode_base64(&signed)
+        ));
+        assert!(walked.has("hello"));
+        assert_eq!(walked.findings, []);
+    }
+    let attached = walk(&format!(
+        "Content-Type: application/octet-stream; name=\"x.EML\"\n\
+         Content-Transfer-Encoding: base64\n\n{}\n",
+        encode_base64(inner.as_bytes())
+    ));
+    assert!(attached.has("hello"));
+}
+
+#[test]
 fn fields_given_twice_are_read_both_ways() {
     let twice = "Content-Transfer-Encoding: quoted-printable\n\
                  Content-Transfer-Encoding: base64\n\naGVsbG8=\n";

@@ -6,7 +6,7 @@ use super::leaf::Leaf;
 use super::lines::Piece;
 use super::params::trim;
 use super::sniff::Sniffer;
-use super::{Inner, Output};
+use super::{Inner, InnerKind, Output};
 use crate::Unscannable;
 
 /// Most composite bodies around one line that are decoded beside being walked. Regular mail has none.
@@ -82,13 +82,18 @@ impl Walk {
         Self { state, files: None, ..Self::message(0) }
     }
 
-    /// The decoded body of a composite entity.
+    /// A decoded body with a structure.
     pub(crate) fn inner(inner: &Inner, out: &mut Output) -> Self {
-        let mut walk = Self::message(inner.depth);
-        // It is decoded already.
-        let entity = Entity { encodings: Encodings::IDENTITY, ..inner.entity.clone() };
-        walk.open(&entity, out);
-        walk
+        match &inner.kind {
+            InnerKind::Message | InnerKind::Cms => Self::message(inner.depth + 1),
+            InnerKind::Composite(entity) => {
+                let mut walk = Self::message(inner.depth);
+                // It is decoded already.
+                let entity = Entity { encodings: Encodings::IDENTITY, ..entity.clone() };
+                walk.open(&entity, out);
+                walk
+            }
+        }
     }
 
     pub(crate) fn piece(&mut self, piece: Piece<'_>, out: &mut Output) {

@@ -175,6 +175,30 @@ async fn an_engine_that_panics_has_failed() {
     );
 }
 
+#[tokio::test]
+async fn a_walk_that_panics_makes_the_mail_unscannable() {
+    let fake = Arc::new(Fake::new(EngineOutcome::Clean));
+    let mut scan = with(&fake, Limits::default()).begin();
+    scan.feed(Bytes::from_static(b"x"));
+    scan.walk(|_| panic!("told to panic"));
+    scan.feed(Bytes::from_static(b"y"));
+    let report = scan.finish().await;
+    assert_eq!(report.verdict, Verdict::Unscannable(Unscannable::Ambiguous));
+    assert_eq!(report.bytes, 2);
+}
+
+#[tokio::test]
+async fn all_readings_share_the_limits_of_the_mail() {
+    // Padding inside: three readings more, each with the same bytes again.
+    let text = format!("Content-Transfer-Encoding: base64\n\n{}=AAAA\n", "A".repeat(4000));
+    let fake = Arc::new(Fake::new(EngineOutcome::Clean));
+    let roomy = Limits { decoded_bytes_max: 4 * 3010, ..Limits::default() };
+    assert_eq!(scan(&with(&fake, roomy), text.as_bytes()).await.verdict, Verdict::Clean);
+    let tight = Limits { decoded_bytes_max: 3 * 3000, ..Limits::default() };
+    let report = scan(&with(&fake, tight), text.as_bytes()).await;
+    assert_eq!(report.verdict, Verdict::Unscannable(Unscannable::OverDecoded));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_verdict_comes_in_time() {
     let fake = Fake { after: Duration::from_secs(60), ..Fake::new(EngineOutcome::Clean) };
