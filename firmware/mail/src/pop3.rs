@@ -65,8 +65,8 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// A command or reply line may take this long from its first byte to its last.
 pub const LINE_TIMEOUT: Duration = Duration::from_secs(2 * 60);
 
-/// A message may take this long from its status line to its end.
-pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(4 * 60 * 60);
+/// A message or list may take this long from its status line to its end.
+pub const MULTI_LINE_TIMEOUT: Duration = Duration::from_secs(4 * 60 * 60);
 
 /// The driver's scan may take this long; its own limits should strike long before.
 pub const VERDICT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
@@ -147,7 +147,7 @@ enum Reading {
     /// A reply line.
     Reply,
     /// A list, or a message too large to hold: passed on as it comes.
-    List(DotStream),
+    List { stream: DotStream, since: Instant },
     /// A message that is held. Boxed: most sessions are idle.
     Message { message: Box<Message>, since: Instant },
     /// Nothing is read until the verdict on this message.
@@ -402,7 +402,7 @@ impl Pop3Session {
 
     /// Ends the session: with a last reply where one has its place, else by a reset.
     fn fail(&mut self, reply: &'static [u8]) {
-        let between_replies = !matches!(self.reading, Reading::List(_));
+        let between_replies = !matches!(self.reading, Reading::List { .. });
         if between_replies && self.turn != Turn::TlsHello && !self.server.end_relayed {
             self.abort_message();
             self.send(Side::Client, Bytes::from_static(reply));
@@ -443,7 +443,7 @@ impl fmt::Debug for Pop3Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reading = match self.reading {
             Reading::Reply => "reply",
-            Reading::List(_) => "list",
+            Reading::List { .. } => "list",
             Reading::Message { .. } => "message",
             Reading::Verdict { .. } => "verdict",
         };

@@ -67,7 +67,7 @@ impl Pop3Session {
                 }
                 Step::More => return false,
             },
-            Reading::List(_) => self.advance_list(),
+            Reading::List { .. } => self.advance_list(),
             Reading::Message { .. } => self.advance_message(now),
             Reading::Verdict { .. } => return false,
         }
@@ -112,7 +112,8 @@ impl Pop3Session {
                 self.begin_message(line, number, now);
             }
             (Some(Status::Ok), Some(Command::Listing)) => {
-                self.reading = Reading::List(DotStream::new(!line.ends_with(b"\r\n")));
+                let stream = DotStream::new(!line.ends_with(b"\r\n"));
+                self.reading = Reading::List { stream, since: now };
                 self.forward_line(Side::Client, line);
             }
             (Some(status @ (Status::Ok | Status::Err)), Some(command)) => {
@@ -143,7 +144,7 @@ impl Pop3Session {
 
     /// A list, or a message over the hold limit.
     fn advance_list(&mut self) {
-        let Reading::List(stream) = &mut self.reading else { return };
+        let Reading::List { stream, .. } = &mut self.reading else { return };
         let Some(mut input) = self.server.take(usize::MAX) else { return };
         while let Some(piece) = stream.advance(&mut input) {
             match piece {
@@ -242,14 +243,14 @@ impl Pop3Session {
     /// The message is over the limit: it passes, unscanned and counted.
     fn stream_on(&mut self) {
         match mem::replace(&mut self.reading, Reading::Reply) {
-            Reading::Message { message, .. } => {
+            Reading::Message { message, since } => {
                 self.event(Event::HoldLimit);
                 self.outputs.push_back(Output::MessageAbort);
                 let (stream, held) = message.into_parts();
                 for bytes in held {
                     self.send(Side::Client, bytes);
                 }
-                self.reading = Reading::List(stream);
+                self.reading = Reading::List { stream, since };
             }
             other => self.reading = other,
         }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{
-    ANSWER_TIMEOUT, HALF_CLOSED_TIMEOUT, IDLE_TIMEOUT, InFlight, LINE_TIMEOUT, MESSAGE_TIMEOUT,
+    ANSWER_TIMEOUT, HALF_CLOSED_TIMEOUT, IDLE_TIMEOUT, InFlight, LINE_TIMEOUT, MULTI_LINE_TIMEOUT,
     ODD_END_TIMEOUT, Phase, Pop3Session, Reading, Turn, VERDICT_TIMEOUT, replies,
 };
 use crate::{Decision, End, Event, Output, Side};
@@ -32,14 +32,17 @@ impl Pop3Session {
         }
         let client_line = self.client.line_since.map(|since| (since + LINE_TIMEOUT, Wait::Client));
         let server_line = self.server.line_since.map(|since| (since + LINE_TIMEOUT, Wait::Server));
-        let mut message = None;
-        let mut odd_end = None;
-        if let Reading::Message { message: held, since } = &self.reading {
-            message = Some((*since + MESSAGE_TIMEOUT, Wait::Server));
-            if held.at_odd_end {
-                odd_end = Some((self.server.heard + ODD_END_TIMEOUT, Wait::OddEnd));
+        let since = match &self.reading {
+            Reading::Message { since, .. } | Reading::List { since, .. } => Some(*since),
+            Reading::Reply | Reading::Verdict { .. } => None,
+        };
+        let multi_line = since.map(|since| (since + MULTI_LINE_TIMEOUT, Wait::Server));
+        let odd_end = match &self.reading {
+            Reading::Message { message, .. } if message.at_odd_end => {
+                Some((self.server.heard + ODD_END_TIMEOUT, Wait::OddEnd))
             }
-        }
+            _ => None,
+        };
         let speaker = if self.server.end_relayed {
             (self.server.heard + HALF_CLOSED_TIMEOUT, Wait::Client)
         } else if self.owes_server() {
@@ -47,7 +50,7 @@ impl Pop3Session {
         } else {
             (self.client.heard.max(self.server.heard) + IDLE_TIMEOUT, Wait::Client)
         };
-        [client_line, server_line, message, odd_end, Some(speaker)].into_iter().flatten().min()
+        [client_line, server_line, multi_line, odd_end, Some(speaker)].into_iter().flatten().min()
     }
 
     /// Whether it is the server's turn.
