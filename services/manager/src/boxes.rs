@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use link::{Link, LinkError};
 use service_kit::Drain;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 use wire::identity::Peer;
 use wire::ticket::KeyFingerprint;
@@ -16,13 +16,27 @@ use crate::counters::count;
 use crate::fleet::Assignment;
 use crate::lease::ConnectionId;
 
-/// A box that has not shown a good ticket in this time is put off: anybody can make a key and a
-/// handshake.
-pub(crate) const ADMISSION_TIME_MAX: Duration = Duration::from_secs(10);
-/// An admitted box may be silent for so long. It pings, and TCP notices when it is gone.
-pub(crate) const IDLE_TIME_MAX: Duration = Duration::from_secs(60 * 60);
-/// An answer must be taken in this time.
-pub(crate) const SEND_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long a box may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// A box that has not shown a good ticket in this time is put off: anybody can make a key and a
+    /// handshake.
+    pub admission_max: Duration,
+    /// An admitted box may ask nothing for so long. TCP notices when it is gone.
+    pub idle_max: Duration,
+    /// An answer must be taken in this time.
+    pub send_max: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            admission_max: Duration::from_secs(10),
+            idle_max: Duration::from_secs(60 * 60),
+            send_max: Duration::from_secs(10),
+        }
+    }
+}
 
 /// Why a connection ended, other than in order.
 #[derive(Debug, thiserror::Error)]
@@ -31,10 +45,10 @@ enum BoxError {
     Receive(#[source] LinkError),
     #[error("step answer")]
     Answer(#[source] LinkError),
-    #[error("step answer: not taken within {SEND_TIME_MAX:?}")]
-    AnswerTimedOut,
-    #[error("step receive: no good ticket within {ADMISSION_TIME_MAX:?}")]
-    NotAdmitted,
+    #[error("step answer: not taken within {0:?}")]
+    AnswerTimedOut(Duration),
+    #[error("step receive: no good ticket within {0:?}")]
+    NotAdmitted(Duration),
     #[error("step receive: {0} is nothing that a box says to a manager")]
     Unexpected(&'static str),
 }
@@ -81,15 +95,15 @@ impl Connection {
         key: &KeyFingerprint,
         drain: &Drain,
     ) -> Result<(), BoxError> {
+        let Timing { admission_max, idle_max, send_max } = self.shared.timing;
         let mut admitted = false;
-        let admission = tokio::time::Instant::now() + ADMISSION_TIME_MAX;
+        let admission = Instant::now() + admission_max;
         loop {
-            let deadline =
-                if admitted { tokio::time::Instant::now() + IDLE_TIME_MAX } else { admission };
+            let deadline = if admitted { Instant::now() + idle_max } else { admission };
             let message = tokio::select! {
                 () = drain.started() => return Ok(()),
                 () = tokio::time::sleep_until(deadline) => {
-                    return if admitted { Ok(()) } else { Err(BoxError::NotAdmitted) };
+                    return if admitted { Ok(()) } else { Err(BoxError::NotAdmitted(admission_max)) };
                 }
                 received = link.recv() => received.map_err(BoxError::Receive)?,
             };
@@ -97,9 +111,9 @@ impl Connection {
                 Message::Assign(assign) => {
                     let answer = self.assign(link, key, &assign);
                     admitted |= !matches!(answer, Message::Denied(_));
-                    timeout(SEND_TIME_MAX, link.send(&answer))
+                    timeout(send_max, link.send(&answer))
                         .await
-                        .map_err(|_| BoxError::AnswerTimedOut)?
+                        .map_err(|_| BoxError::AnswerTimedOut(send_max))?
                         .map_err(BoxError::Answer)?;
                 }
                 Message::Bye(bye) if admitted => {
@@ -124,7 +138,7 @@ impl Connection {
                 return Message::Denied(Denied { reason: error.denied_reason() });
             }
         };
-        let now = tokio::time::Instant::now().into_std();
+        let now = Instant::now().into_std();
         let assignment = self.shared.fleet().assign(self.id, &assign.exclude, now);
         match assignment {
             Assignment::Use { lease, proxy, alternates } => {

@@ -16,6 +16,7 @@ mod random;
 pub mod settings;
 pub mod table;
 
+pub use boxes::Timing;
 pub use settings::Settings;
 
 use std::hash::{BuildHasher as _, RandomState};
@@ -49,6 +50,7 @@ pub(crate) struct Shared {
     clock: WallClock,
     /// What `Busy` tells a box to wait, in milliseconds.
     retry_after_ms: u32,
+    timing: Timing,
     pub(crate) counters: Arc<Counters>,
 }
 
@@ -81,6 +83,7 @@ impl Manager {
             fleet: Mutex::new(fleet),
             tickets: settings.tickets,
             clock,
+            timing: settings.timing,
             retry_after_ms: u32::try_from(recover.as_millis()).unwrap_or(u32::MAX),
             counters: Arc::default(),
         });

@@ -57,7 +57,11 @@ fn serve(path: &Path) -> anyhow::Result<()> {
         .context("cannot start the runtime")?;
     runtime.block_on(async {
         let (trigger, drain) = DrainTrigger::new();
-        let signals = tokio::spawn(trigger.on_signals());
+        let signals = tokio::spawn(async {
+            if let Err(error) = trigger.on_signals().await {
+                warn!(%error, "no signal handlers: SIGTERM ends at once");
+            }
+        });
         let manager = Manager::bind(settings, host::unix_now_s).await?;
         tracing::info!(address = %manager.address()?, "listening");
         manager.run(drain).await;

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use service_kit::{LogFormat, Tls, files, host};
 use wire::ticket::TicketVerifier;
 
+use crate::boxes::Timing;
 use crate::fleet::Selection;
 use crate::health::HealthSettings;
 use crate::table::Table;
@@ -91,6 +92,8 @@ pub struct Settings {
     pub connections_max: usize,
     /// A manager's connections have nothing to finish: boxes ask the next one.
     pub drain_max: Duration,
+    /// Waits that nobody has to set; tests shorten them.
+    pub timing: Timing,
     pub log: LogFormat,
 }
 
@@ -141,6 +144,7 @@ impl Settings {
             poll_timeout,
             connections_max: file.connections_max,
             drain_max: Duration::from_secs(5),
+            timing: Timing::default(),
             log: file.log,
         })
     }

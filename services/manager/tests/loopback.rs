@@ -13,7 +13,7 @@ use manager::counters::Counters;
 use manager::fleet::Selection;
 use manager::health::HealthSettings;
 use manager::table::Table;
-use manager::{Manager, Settings};
+use manager::{Manager, Settings, Timing};
 use service_kit::{DrainTrigger, LogFormat, Served, Tls, host};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -118,6 +118,10 @@ fn public(index: usize) -> SocketAddr {
 
 impl Lab {
     async fn new(proxy_count: usize) -> Self {
+        Self::with_timing(proxy_count, Timing::default()).await
+    }
+
+    async fn with_timing(proxy_count: usize, timing: Timing) -> Self {
         let fleet = Fleet::new();
         let mut proxies = Vec::new();
         for _ in 0..proxy_count {
@@ -144,6 +148,7 @@ impl Lab {
             poll_timeout: Duration::from_millis(500),
             connections_max: 64,
             drain_max: PATIENCE,
+            timing,
             log: LogFormat::Text,
         };
         let manager = Manager::bind(settings, host::unix_now_s).await.unwrap();
@@ -357,4 +362,40 @@ async fn a_drain_closes_links_in_order_and_ends() {
     assert!(matches!(recv(&mut one.link).await, Err(LinkError::Closed)));
     assert_eq!(lab.task.await.unwrap(), Served { cut_off: 0 });
     assert!(TcpStream::connect(lab.address).await.is_err());
+}
+
+#[tokio::test]
+async fn without_a_good_ticket_a_link_does_not_stay() {
+    let short = Duration::from_millis(50);
+    let lab = Lab::with_timing(1, Timing { admission_max: short, ..Timing::default() }).await;
+    let key = DeviceKey::generate().unwrap();
+    let mut silent = lab.link(&key).await;
+    assert!(matches!(recv(&mut silent).await, Err(LinkError::Closed)));
+    // A wrong one buys no time.
+    let mut denied = PlayedBox {
+        link: lab.link(&key).await,
+        ticket: Fleet::new().ticket(key.fingerprint(), host::unix_now_s()),
+    };
+    let denials = async {
+        loop {
+            let assign = Assign { ticket: denied.ticket.clone(), exclude: Vec::new() };
+            if denied.link.send(&Message::Assign(assign)).await.is_err()
+                || denied.link.recv().await.is_err()
+            {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, denials).await.expect("a wrong ticket keeps the link open");
+    wait_for(&lab.counters.misbehaved, 2).await;
+}
+
+#[tokio::test]
+async fn an_admitted_box_that_asks_nothing_is_closed_in_order() {
+    let short = Duration::from_millis(50);
+    let lab = Lab::with_timing(1, Timing { idle_max: short, ..Timing::default() }).await;
+    let mut one = lab.admitted().await;
+    one.ask(&[]).await;
+    assert!(matches!(recv(&mut one.link).await, Err(LinkError::Closed)));
+    assert_eq!(lab.counters.misbehaved.load(Ordering::Relaxed), 0);
 }

@@ -18,20 +18,35 @@ use crate::Shared;
 use crate::counters::count;
 use crate::registry::{Place, network_of};
 
-/// From the handshake, or a refusal, to the next `Open`. A link that waits longer is a warm one,
-/// and of these there are fewer: anybody can make a key and a handshake.
-pub(crate) const OPEN_TIME_MAX: Duration = Duration::from_secs(30);
-/// How long a link is kept warm.
-pub(crate) const WARM_TIME_MAX: Duration = Duration::from_secs(10 * 60);
 /// Links that one network (an IPv4 address, an IPv6 /64) may keep warm.
-pub(crate) const WARM_PER_NETWORK_MAX: usize = 32;
+pub const WARM_PER_NETWORK_MAX: usize = 32;
 /// `Open`s on one link, the refused ones counted.
-pub(crate) const OPENS_MAX: usize = 64;
-/// A message must be taken in this time.
-pub(crate) const SEND_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long the box's `Bye` is waited for at the end of a session. The session's place is free by
-/// then.
-pub(crate) const BYE_TIME_MAX: Duration = Duration::from_secs(5);
+pub const OPENS_MAX: usize = 64;
+
+/// How long a box may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// From the handshake, or a refusal, to the next `Open`. A link that waits longer is a warm
+    /// one, and of these there are fewer: anybody can make a key and a handshake.
+    pub open_max: Duration,
+    /// How long a link is kept warm.
+    pub warm_max: Duration,
+    /// A message must be taken in this time.
+    pub send_max: Duration,
+    /// How long the box's `Bye` is waited for at the end of a session, whose place is free by then.
+    pub bye_max: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            open_max: Duration::from_secs(30),
+            warm_max: Duration::from_secs(10 * 60),
+            send_max: Duration::from_secs(10),
+            bye_max: Duration::from_secs(5),
+        }
+    }
+}
 
 /// Why a link ended, other than in order.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +59,8 @@ enum BoxError {
     TooManyOpens,
     #[error("step answer")]
     Answer(#[source] LinkError),
-    #[error("step answer: not taken within {SEND_TIME_MAX:?}")]
-    AnswerTimedOut,
+    #[error("step answer: not taken within {0:?}")]
+    AnswerTimedOut(Duration),
     #[error("step connect: the box left")]
     Left(#[source] LinkError),
 }
@@ -55,7 +70,7 @@ impl BoxError {
     fn is_end(&self) -> bool {
         match self {
             Self::Receive(error) | Self::Answer(error) | Self::Left(error) => error.is_closed(),
-            Self::Unexpected(_) | Self::TooManyOpens | Self::AnswerTimedOut => false,
+            Self::Unexpected(_) | Self::TooManyOpens | Self::AnswerTimedOut(_) => false,
         }
     }
 }
@@ -129,7 +144,8 @@ impl Conversation<'_> {
         let start = Instant::now();
         let mut warm = None;
         loop {
-            let deadline = start + if warm.is_some() { WARM_TIME_MAX } else { OPEN_TIME_MAX };
+            let Timing { open_max, warm_max, .. } = self.shared.timing;
+            let deadline = start + if warm.is_some() { warm_max } else { open_max };
             let message = tokio::select! {
                 () = self.drain.started() => return Ok(None),
                 () = sleep_until(deadline) => {
@@ -206,8 +222,9 @@ impl Conversation<'_> {
             return Err(refused(&counters.draining, RefusedReason::Draining));
         }
         let destination = self.shared.policy.check(open.destination).map_err(|why| {
+            count(&counters.forbidden);
             warn!(%peer, %mac, %session, destination = %open.destination, %why, "forbidden");
-            refused(&counters.forbidden, RefusedReason::Policy)
+            Message::Refused(Refused { reason: RefusedReason::Policy })
         })?;
         let sessions_max = usize::try_from(ticket.sessions_max).unwrap_or(usize::MAX);
         let place = self
@@ -246,9 +263,10 @@ impl Conversation<'_> {
     }
 
     async fn send(&mut self, message: &Message) -> Result<(), BoxError> {
-        timeout(SEND_TIME_MAX, self.link.send(message))
+        let send_max = self.shared.timing.send_max;
+        timeout(send_max, self.link.send(message))
             .await
-            .map_err(|_| BoxError::AnswerTimedOut)?
+            .map_err(|_| BoxError::AnswerTimedOut(send_max))?
             .map_err(BoxError::Answer)
     }
 }
@@ -294,7 +312,7 @@ async fn carry_session(
     log(open, &ticket, destination, &carried.outcome, start.elapsed());
     // A leg that was reset is gone already, and with it the word.
     if let Some(mut client) = carried.client
-        && let Ok(Some(bye)) = timeout(BYE_TIME_MAX, client.recv_bye()).await
+        && let Ok(Some(bye)) = timeout(shared.timing.bye_max, client.recv_bye()).await
     {
         count(&shared.counters.byes);
         debug!(session = %bye.session, messages = bye.messages, infected = bye.infected, "bye");

@@ -13,6 +13,7 @@ pub mod policy;
 pub mod registry;
 pub mod settings;
 
+pub use boxes::{OPENS_MAX, Timing, WARM_PER_NETWORK_MAX};
 pub use settings::Settings;
 
 use std::net::{IpAddr, SocketAddr};
@@ -56,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) policy: Policy,
     pub(crate) carrier: Carrier,
     pub(crate) connect_time_max: Duration,
+    pub(crate) timing: Timing,
     pub(crate) load_average: PathBuf,
     pub(crate) sessions: Sessions,
     pub(crate) warm: Warm,
@@ -101,6 +103,7 @@ impl Proxy {
             policy,
             carrier: settings.carrier.clone(),
             connect_time_max: settings.connect_time_max,
+            timing: settings.timing,
             load_average: settings.load_average.clone(),
             sessions: Sessions::new(settings.sessions_max),
             warm: Warm::new(WARM_MAX),

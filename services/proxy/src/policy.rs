@@ -8,14 +8,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
 /// Most networks in one list of the settings.
 pub const NETWORKS_MAX: usize = 1024;
 
 /// A network such as `10.0.0.0/8`; a single address is one with all bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
     bits: u8,
@@ -115,11 +114,22 @@ impl FromStr for Network {
     }
 }
 
-impl TryFrom<String> for Network {
-    type Error = ParseNetworkError;
+/// From a text. A visitor, and not `try_from`, so that an error knows its line within a list.
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Network;
 
-    fn try_from(text: String) -> Result<Self, ParseNetworkError> {
-        text.parse()
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address or network in quotes, as in \"203.0.113.0/24\"")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Network, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Text)
     }
 }
 

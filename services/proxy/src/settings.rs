@@ -11,6 +11,7 @@ use session::Carrier;
 use session::settings::{ScanSettings, ScanSettingsError};
 use wire::ticket::TicketVerifier;
 
+use crate::boxes::Timing;
 use crate::policy::{NETWORKS_MAX, Network, Policy};
 
 /// Where a program without `--config` looks.
@@ -93,6 +94,8 @@ pub struct Settings {
     pub connect_time_max: Duration,
     pub drain_max: Duration,
     pub carrier: Carrier,
+    /// Waits that nobody has to set; tests shorten them.
+    pub timing: Timing,
     /// Where the load average is read; a setting only of tests.
     pub load_average: PathBuf,
     pub log: LogFormat,
@@ -131,9 +134,18 @@ impl Settings {
             connect_time_max: Duration::from_secs(file.connect_seconds_max),
             drain_max: Duration::from_secs(file.drain_seconds_max),
             carrier,
+            timing: Timing::default(),
             load_average: PathBuf::from(host::LOADAVG_PATH),
             log: file.log,
         })
+    }
+
+    /// File descriptors for everything that may be open at once.
+    #[must_use]
+    pub fn files_max(&self) -> u64 {
+        // Two a session, one any other connection, and some for engines, logs and the runtime.
+        let connections = 2 * self.sessions_max + crate::CONNECTIONS_BESIDE_SESSIONS_MAX + 256;
+        u64::try_from(connections).unwrap_or(u64::MAX)
     }
 }
 
