@@ -9,7 +9,7 @@ use wire::{DeniedReason, HOPS_MAX, Message, Open, Protocol, RefusedReason, Sessi
 
 use crate::assign::{self, Path};
 use crate::direct;
-use crate::limits::{ATTEMPTS_MAX, STRAY_MESSAGES_MAX};
+use crate::limits::{ATTEMPTS_MAX, STRAY_MESSAGES_MAX, Timing};
 use crate::shared::{Shared, now};
 use crate::warm;
 use crate::way::{DirectReason, OpenError, Upstream, UpstreamStream, Way};
@@ -127,6 +127,7 @@ async fn cold(shared: &Arc<Shared>, budget: Instant) -> Result<Option<Path>, Dir
 async fn attempt(shared: &Arc<Shared>, path: Path, message: Open, budget: Instant) -> Attempt {
     let Path { mut link, manager, proxy, lease, warm } = path;
     let way = Way::Relay { manager, proxy, lease: lease.id() };
+    let destination = message.destination;
     let sent = Instant::now();
     let full_wait = sent + shared.timing().opening_max;
     let first = timeout_at(full_wait.min(budget), async {
@@ -134,14 +135,11 @@ async fn attempt(shared: &Arc<Shared>, path: Path, message: Open, budget: Instan
         next_word(&mut link).await
     });
     let word = match first.await {
-        Ok(Ok(Word::Opening)) => {
-            let end = Instant::now() + shared.timing().opened_max;
-            match timeout_at(end, next_word(&mut link)).await {
-                Ok(word) => word,
-                // The proxy lives and is still connecting: it is the mail server that is silent.
-                Err(_) => return Attempt::Server(OpenError::TimedOut(way)),
-            }
-        }
+        Ok(Ok(Word::Opening)) => match server_answer(&mut link, shared.timing()).await {
+            Some(word) => word,
+            // The proxy lives and is still connecting: it is the mail server that is silent.
+            None => return Attempt::Server(OpenError::TimedOut(way)),
+        },
         Ok(word) => word,
         Err(_) if Instant::now() >= full_wait => Err(ProxyError::Silent),
         // Its time was cut short by the session's budget: nothing is known of it.
@@ -154,7 +152,7 @@ async fn attempt(shared: &Arc<Shared>, path: Path, message: Open, budget: Instan
             shared.core().heard_at(proxy);
             Attempt::Opened(Upstream { stream: UpstreamStream::Relay(Box::new(stream)), way })
         }
-        Ok(Word::Refused(reason)) => refused(shared, proxy, manager, reason, way),
+        Ok(Word::Refused(reason)) => refused(shared, proxy, manager, reason, destination, way),
         Ok(Word::Denied(reason)) => {
             tracing::warn!(%proxy, %reason, "proxy denies this box");
             shared.core().proxies.hold(proxy, manager, now());
@@ -171,16 +169,63 @@ async fn attempt(shared: &Arc<Shared>, path: Path, message: Open, budget: Instan
 /// The next answer to `Open`, past pongs that were still under way.
 async fn next_word(link: &mut Link) -> Result<Word, ProxyError> {
     for _ in 0..STRAY_MESSAGES_MAX {
-        return match link.recv().await? {
-            Message::Pong(_) => continue,
-            Message::Opening => Ok(Word::Opening),
-            Message::Opened(_) => Ok(Word::Opened),
-            Message::Refused(refused) => Ok(Word::Refused(refused.reason)),
-            Message::Denied(denied) => Ok(Word::Denied(denied.reason)),
-            _ => Err(ProxyError::Unexpected),
-        };
+        if let Some(word) = word(link.recv().await?)? {
+            return Ok(word);
+        }
     }
     Err(ProxyError::Unexpected)
+}
+
+/// What came of the proxy's connecting. The proxy is pinged meanwhile: a mail server may take its
+/// time, a dead proxy need not. None: the mail server took too long.
+async fn server_answer(link: &mut Link, timing: &Timing) -> Option<Result<Word, ProxyError>> {
+    let end = Instant::now() + timing.opened_max;
+    let mut number = 0;
+    loop {
+        let ping_at = Instant::now() + timing.ping_interval;
+        if let Ok(word) = timeout_at(ping_at.min(end), next_word(link)).await {
+            return Some(word);
+        }
+        if Instant::now() >= end {
+            return None;
+        }
+        number += 1;
+        let limit = Instant::now() + timing.pong_max;
+        match timeout_at(limit, word_or_pong(link, number)).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(word))) => return Some(Ok(word)),
+            Ok(Err(error)) => return Some(Err(error)),
+            Err(_) => return Some(Err(ProxyError::Silent)),
+        }
+    }
+}
+
+/// Pings; none once the pong is there.
+async fn word_or_pong(link: &mut Link, number: u64) -> Result<Option<Word>, ProxyError> {
+    link.send(&Message::Ping(number)).await?;
+    for _ in 0..STRAY_MESSAGES_MAX {
+        match link.recv().await? {
+            Message::Pong(pong) if pong == number => return Ok(None),
+            message => {
+                if let Some(word) = word(message)? {
+                    return Ok(Some(word));
+                }
+            }
+        }
+    }
+    Err(ProxyError::Unexpected)
+}
+
+/// None for a pong.
+fn word(message: Message) -> Result<Option<Word>, ProxyError> {
+    match message {
+        Message::Pong(_) => Ok(None),
+        Message::Opening => Ok(Some(Word::Opening)),
+        Message::Opened(_) => Ok(Some(Word::Opened)),
+        Message::Refused(refused) => Ok(Some(Word::Refused(refused.reason))),
+        Message::Denied(denied) => Ok(Some(Word::Denied(denied.reason))),
+        _ => Err(ProxyError::Unexpected),
+    }
 }
 
 fn refused(
@@ -188,11 +233,16 @@ fn refused(
     proxy: SocketAddr,
     manager: SocketAddr,
     reason: RefusedReason,
+    destination: SocketAddr,
     way: Way,
 ) -> Attempt {
     shared.core().heard_at(proxy);
     match reason {
         RefusedReason::ServerRefused => Attempt::Server(OpenError::Refused(way)),
+        // A site without IPv6 must not cut an office off from what it reaches by itself.
+        RefusedReason::ServerUnreachable if destination.is_ipv6() => {
+            Attempt::Direct(DirectReason::NoRoute)
+        }
         RefusedReason::ServerUnreachable => Attempt::Server(OpenError::Unreachable(way)),
         RefusedReason::ServerTimedOut => Attempt::Server(OpenError::TimedOut(way)),
         RefusedReason::Policy => Attempt::Direct(DirectReason::Policy),

@@ -146,7 +146,7 @@ pub struct Counters {
     pub sessions_relayed: u64,
     /// Sessions opened straight to the mail server.
     pub sessions_direct: u64,
-    /// Of these, because the proxy may not or will not: policy or loop.
+    /// Of these, because the proxy may not, will not or cannot: policy, loop, no IPv6.
     pub direct_policy: u64,
     /// Of these, because this box is not admitted or has no ticket yet.
     pub direct_not_admitted: u64,
@@ -198,7 +198,9 @@ impl Counters {
                 self.sessions_direct += 1;
                 match reason {
                     DirectReason::Chosen => {}
-                    DirectReason::Policy | DirectReason::Loop => self.direct_policy += 1,
+                    DirectReason::Policy | DirectReason::NoRoute | DirectReason::Loop => {
+                        self.direct_policy += 1;
+                    }
                     DirectReason::NoTicket | DirectReason::Denied(_) => {
                         self.direct_not_admitted += 1;
                     }

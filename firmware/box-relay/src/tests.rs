@@ -343,6 +343,105 @@ async fn a_mail_server_that_never_answers_times_out_without_a_second_try() {
 }
 
 #[tokio::test]
+async fn a_proxy_that_dies_while_connecting_is_replaced() {
+    let lab = Lab::new(1).await;
+    let mut settings = lab.settings();
+    settings.timing.ping_interval = Duration::from_millis(200);
+    settings.timing.pong_max = Duration::from_millis(300);
+    let relay = start(settings);
+    warm(&relay, 1).await;
+    lab.proxies[0].set(Mode::FreezeAfterOpening);
+    let upstream = open(&relay, nowhere()).await.unwrap();
+    assert_eq!(proxy_of(&upstream), lab.proxies[1].address);
+}
+
+#[tokio::test]
+async fn a_site_that_falls_silent_is_left_for_another_at_the_first_sign() {
+    let lab = Lab::new(2).await;
+    let mut settings = lab.settings();
+    settings.warm_links = 2;
+    let relay = start(settings);
+    warm(&relay, 2).await;
+    for server in [&lab.managers[0], &lab.proxies[0], &lab.proxies[1]] {
+        server.set(Mode::Frozen);
+    }
+    let begun = Instant::now();
+    let upstream = open(&relay, nowhere()).await.unwrap();
+    let took = begun.elapsed();
+    assert_eq!(proxy_of(&upstream), lab.proxies[2].address);
+    assert!(took < Duration::from_millis(1900), "one limit of an Open, not more: {took:?}");
+}
+
+#[tokio::test]
+async fn an_ipv6_server_that_the_site_cannot_reach_is_tried_directly() {
+    let lab = Lab::new(1).await;
+    let relay = start(lab.settings());
+    warm(&relay, 1).await;
+    lab.proxies[0].set(Mode::Refuse(RefusedReason::ServerUnreachable));
+    let listener = TcpListener::bind("[::1]:0").await.unwrap();
+    let upstream = open(&relay, listener.local_addr().unwrap()).await.unwrap();
+    assert_eq!(direct_reason(&upstream), DirectReason::NoRoute);
+}
+
+#[tokio::test]
+async fn links_closed_as_soon_as_made_are_not_made_in_a_loop() {
+    let lab = Lab::new(1).await;
+    lab.proxies[0].set(Mode::Close);
+    lab.proxies[1].set(Mode::Close);
+    let relay = start(lab.settings());
+    until("a few", || lab.proxies[0].log().connections >= 5).await;
+    let before = lab.proxies[0].log().connections;
+    sleep(Duration::from_millis(500)).await;
+    let more = lab.proxies[0].log().connections - before;
+    assert!(more <= 5, "{more} in half a second, with pauses of 200 ms");
+    lab.proxies[0].set(Mode::Well);
+    warm(&relay, 1).await;
+}
+
+#[tokio::test]
+async fn tickets_that_are_not_this_boxs_are_not_used() {
+    for mode in [Mode::Forge, Mode::OtherMac, Mode::Nonsense] {
+        let lab = Lab::new(1).await;
+        lab.auther.set(mode);
+        let relay = start(lab.settings());
+        until_status(&relay, "tried twice", |status| status.counters.logins_failed >= 2).await;
+        assert_eq!(relay.status().ticket, TicketStatus::None, "{mode:?}");
+        assert!(!lab.fleet.state.path().join("ticket.json").exists());
+        lab.auther.set(Mode::Well);
+        warm(&relay, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn dropping_the_last_relay_ends_its_tasks_and_connections() {
+    let lab = Lab::new(1).await;
+    let relay = start(lab.settings());
+    warm(&relay, 1).await;
+    let other = relay.clone();
+    drop(relay);
+    assert_eq!(other.status().warm_links.len(), 1);
+    let mut upstream = open(&other, nowhere()).await.unwrap();
+    let shared = std::sync::Arc::downgrade(&other.0.shared);
+    drop(other);
+    until("all tasks ended", || shared.upgrade().is_none()).await;
+    upstream.stream.write_all(b"still here").await.unwrap();
+    let mut echoed = [0; 10];
+    upstream.stream.read_exact(&mut echoed).await.unwrap();
+    assert_eq!(&echoed, b"still here", "a session outlives the client");
+}
+
+#[tokio::test]
+async fn a_dead_auther_changes_nothing_while_the_ticket_lasts() {
+    let mut lab = Lab::new(1).await;
+    let relay = start(lab.settings());
+    warm(&relay, 1).await;
+    lab.auther.kill().await;
+    relay.network_changed();
+    proxy_of(&open(&relay, nowhere()).await.unwrap());
+    assert!(matches!(relay.status().ticket, TicketStatus::Valid { .. }));
+}
+
+#[tokio::test]
 async fn policy_and_loop_go_direct() {
     for (refusal, expected) in
         [(RefusedReason::Policy, DirectReason::Policy), (RefusedReason::Loop, DirectReason::Loop)]

@@ -70,6 +70,8 @@ pub enum DirectReason {
     BudgetSpent,
     /// The proxy may not connect to this mail server.
     Policy,
+    /// The site has no IPv6 route to this mail server; the office may have one.
+    NoRoute,
     /// The proxy says that the session goes round in a loop.
     Loop,
 }
@@ -85,6 +87,7 @@ impl fmt::Display for DirectReason {
             Self::NoProxy => f.write_str("no proxy free"),
             Self::BudgetSpent => f.write_str("no proxy in time"),
             Self::Policy => f.write_str("the site may not connect there"),
+            Self::NoRoute => f.write_str("the site has no IPv6 route there"),
             Self::Loop => f.write_str("relay loop"),
         }
     }

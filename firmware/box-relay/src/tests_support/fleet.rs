@@ -95,6 +95,14 @@ pub(crate) enum Mode {
     BreakAfterOpening,
     /// Proxies: hears, and then says nothing more.
     HangAfterOpening,
+    /// Proxies: hears, and then its line is dead.
+    FreezeAfterOpening,
+    /// Closes each new connection in order, at once.
+    Close,
+    /// Authers: signs with another fleet's key.
+    Forge,
+    /// Authers: grants, for another box.
+    OtherMac,
     /// Answers with what has no place there.
     Nonsense,
 }
@@ -172,7 +180,11 @@ impl Fake {
                     let accepted = acceptor.accept(stream, Duration::from_secs(10)).await;
                     if let Ok(link) = accepted {
                         connection.state.lock().unwrap().log.connections += 1;
-                        connection.run(link).await;
+                        if connection.mode() == Mode::Close {
+                            let _ = link.close().await;
+                        } else {
+                            connection.run(link).await;
+                        }
                     }
                 });
             }
@@ -215,6 +227,8 @@ impl Connection {
             self.thaw().await;
             let Ok(received) = tokio::time::timeout(LOOK, link.recv()).await else { continue };
             let Ok(message) = received else { return };
+            // It may have been told to freeze while it waited.
+            self.thaw().await;
             messages += 1;
             match message {
                 Message::Hello(hello) => {
@@ -256,6 +270,15 @@ impl Connection {
         match self.mode() {
             Mode::Well => {
                 let ticket = Ticket::new(mac, *key, NOW_S, 100);
+                Some(Message::Ticket(self.signer.sign(&ticket).unwrap()))
+            }
+            Mode::Forge => {
+                let ticket = Ticket::new(mac, *key, NOW_S, 100);
+                let signer = TicketSigner::generate().unwrap();
+                Some(Message::Ticket(signer.sign(&ticket).unwrap()))
+            }
+            Mode::OtherMac => {
+                let ticket = Ticket::new(MacAddress([9; 6]), *key, NOW_S, 100);
                 Some(Message::Ticket(self.signer.sign(&ticket).unwrap()))
             }
             Mode::Denied(reason) => Some(Message::Denied(Denied { reason })),
@@ -305,6 +328,7 @@ impl Connection {
                 return Some(link);
             }
             Mode::BreakAfterOpening => return None,
+            Mode::FreezeAfterOpening => std::future::pending().await,
             _ => {}
         }
         // The box ends it.
