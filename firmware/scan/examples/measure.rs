@@ -18,9 +18,13 @@ const ROUNDS: u32 = 2_000;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("memory at the start               {}", memory());
     let started = Instant::now();
     let engine = Arc::new(YaraEngine::new(None)?);
     println!("compile the embedded rules       {:>10.1?}", started.elapsed());
+
+    engine.scan(Object { part: 0, bytes: Bytes::from_static(b"x"), file_name: None }).await;
+    println!("memory with the engine            {}", memory());
 
     let rules = yara_x::compile("rule a { strings: $a = \"needle\" condition: $a }")?;
     let each = time(ROUNDS, || drop(yara_x::Scanner::new(&rules)));
@@ -75,6 +79,14 @@ fn time(rounds: u32, mut work: impl FnMut()) -> Duration {
         work();
     }
     started.elapsed() / rounds
+}
+
+/// Virtual and resident, as the kernel says.
+fn memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let wanted =
+        status.lines().filter(|line| line.starts_with("VmSize") || line.starts_with("VmRSS"));
+    wanted.map(|line| line.replace('\t', " ")).collect::<Vec<_>>().join(", ")
 }
 
 /// Megabytes a second.

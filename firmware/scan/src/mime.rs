@@ -33,7 +33,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use self::header::Entity;
+use self::header::{Block, CONTENT_TOTAL_BYTES_MAX, Entity};
 use self::lines::Lines;
 use self::walk::Walk;
 use crate::{Limits, Unscannable};
@@ -177,6 +177,12 @@ impl Walker {
         self.out.decoded_bytes
     }
 
+    /// Bytes it holds of bodies that have a structure of their own, beside what it has given out.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.out.inner_bytes
+    }
+
     /// What was seen so far that other readings take otherwise.
     #[must_use]
     pub fn oddities(&self) -> Oddities {
@@ -208,12 +214,16 @@ enum InnerKind {
 struct Output {
     events: VecDeque<Event>,
     inner: VecDeque<Inner>,
+    /// In `inner` and on the way there; counted until the walk ends.
+    inner_bytes: usize,
     oddities: Oddities,
     findings: Vec<Unscannable>,
     dialect: Dialect,
     parts: u32,
     parts_max: u32,
     depth_max: usize,
+    comparisons: usize,
+    content_bytes: usize,
     decoded_bytes: usize,
     decoded_bytes_max: usize,
     /// A limit was reached: nothing more is looked at.
@@ -225,12 +235,15 @@ impl Output {
         Self {
             events: VecDeque::new(),
             inner: VecDeque::new(),
+            inner_bytes: 0,
             oddities: Oddities::default(),
             findings: Vec::new(),
             dialect,
             parts: 0,
             parts_max: limits.parts_max,
             depth_max: limits.depth_max,
+            comparisons: 0,
+            content_bytes: 0,
             decoded_bytes: 0,
             decoded_bytes_max: limits.decoded_bytes_max,
             stopped: false,
@@ -268,6 +281,17 @@ impl Output {
     fn end_part(&mut self, number: u32) {
         if !self.stopped {
             self.events.push_back(Event::PartEnd { number });
+        }
+    }
+
+    /// A header is about to be read.
+    fn count_header(&mut self, block: &Block) {
+        if block.is_overfull() {
+            self.finding(Unscannable::Ambiguous);
+        }
+        self.content_bytes = self.content_bytes.saturating_add(block.content_bytes());
+        if self.content_bytes > CONTENT_TOTAL_BYTES_MAX {
+            self.stop(Unscannable::Ambiguous);
         }
     }
 

@@ -73,6 +73,7 @@ impl Scanner {
             held: Held::new(&self.shared.budget),
             raw_bytes: 0,
             walk_parts: 0,
+            walk_charge: Charge { budget: Arc::clone(&self.shared.budget), bytes: 0 },
             open: HashMap::new(),
             jobs: Jobs::new(),
             findings: Findings::default(),
@@ -96,6 +97,8 @@ pub struct MailScan {
     held: Held,
     raw_bytes: u64,
     walk_parts: u32,
+    /// What the walker holds itself.
+    walk_charge: Charge,
     open: HashMap<u32, Part>,
     jobs: Jobs,
     findings: Findings,
@@ -206,14 +209,18 @@ impl MailScan {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             step(walker);
             let events: Vec<Event> = std::iter::from_fn(|| walker.poll_event()).collect();
-            (events, walker.parts())
+            (events, walker.parts(), walker.held_bytes())
         }));
-        let Ok((events, parts)) = outcome else {
+        let Ok((events, parts, held_bytes)) = outcome else {
             tracing::error!("the MIME walk panicked; this mail is unscannable");
             self.give_up(Unscannable::Ambiguous);
             return;
         };
         self.walk_parts = self.walk_parts.max(parts);
+        if !self.walk_charge.set(held_bytes) {
+            self.give_up(no_memory());
+            return;
+        }
         for event in events {
             self.event(event);
         }
@@ -249,6 +256,7 @@ impl MailScan {
 
     fn stop(&mut self) {
         self.walker = None;
+        self.walk_charge.set(0);
         self.open.clear();
         self.held = Held::new(&self.shared.budget);
     }
@@ -468,9 +476,8 @@ impl Held {
 
     /// Whether there was room for them.
     fn extend(&mut self, bytes: &[u8]) -> bool {
-        let room = self.charge.budget.take(bytes.len());
+        let room = self.charge.set(self.charge.bytes + bytes.len());
         if room {
-            self.charge.bytes += bytes.len();
             self.bytes.extend_from_slice(bytes);
         }
         room
@@ -478,6 +485,23 @@ impl Held {
 
     fn share(self) -> Arc<SharedBytes> {
         Arc::new(SharedBytes { bytes: self.bytes.into(), _charge: self.charge })
+    }
+}
+
+impl Charge {
+    /// Changes it to this many bytes; whether there was room.
+    fn set(&mut self, bytes: usize) -> bool {
+        let room = match bytes.checked_sub(self.bytes) {
+            Some(more) => self.budget.take(more),
+            None => {
+                self.budget.used.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+                true
+            }
+        };
+        if room {
+            self.bytes = bytes;
+        }
+        room
     }
 }
 

@@ -228,10 +228,9 @@ impl Server {
 
     async fn exchange(&self, bytes: &[u8]) -> Result<EngineOutcome, AskError> {
         if let Some(session) = self.idle_session() {
-            match self.exchange_on(session, bytes).await {
-                // It had closed the idle session meanwhile: that is no failure.
-                Err(AskError::Closed | AskError::Send(_) | AskError::Receive(_)) => {}
-                outcome => return outcome,
+            // It may have ended the idle session meanwhile, with or without a word: that is no failure.
+            if let Ok(outcome) = self.exchange_on(session, bytes).await {
+                return Ok(outcome);
             }
         }
         let session = self.connect().await?;

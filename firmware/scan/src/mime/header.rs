@@ -9,6 +9,9 @@ use super::params::{READINGS_MAX, decode_words, readings, strip_comments, trim};
 pub(crate) const HEADER_BYTES_MAX: usize = 1024 * 1024;
 /// Most bytes kept of the Content-* fields of one header.
 const CONTENT_BYTES_MAX: usize = 64 * 1024;
+/// Most bytes of the Content-* fields of all headers of one message: reading them in every way is the
+/// dearest thing here, byte for byte.
+pub(crate) const CONTENT_TOTAL_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest boundary that is looked for, bytes (RFC 2046 allows 70).
 pub(crate) const BOUNDARY_BYTES_MAX: usize = 4096;
 /// Longest file name that is kept, characters.
@@ -85,6 +88,11 @@ impl Block {
     /// Whether a limit of the header was reached.
     pub(crate) fn is_overfull(&self) -> bool {
         self.overfull
+    }
+
+    /// Bytes of its Content-* fields.
+    pub(crate) fn content_bytes(&self) -> usize {
+        self.content_bytes
     }
 
     /// Whether nothing has been collected yet.

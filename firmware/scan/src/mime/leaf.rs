@@ -129,6 +129,7 @@ impl Sink {
             }
             if let Some(inner) = &mut self.inner {
                 inner.bytes.extend_from_slice(&self.buffer);
+                out.inner_bytes += self.buffer.len();
             }
         }
         self.buffer.clear();

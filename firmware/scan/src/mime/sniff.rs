@@ -65,8 +65,9 @@ impl Sniffer {
 
     fn open(&mut self, out: &mut Output) {
         let State::Header(block) = std::mem::replace(&mut self.state, State::Idle) else { return };
-        if block.is_overfull() {
-            out.finding(Unscannable::Ambiguous);
+        out.count_header(&block);
+        if out.stopped {
+            return;
         }
         let entity = block.entity(false);
         if let Some(leaf) = Leaf::open_encoded(&entity, self.depth, out) {

@@ -324,6 +324,32 @@ fn headers_have_a_limit() {
 }
 
 #[test]
+fn comparisons_with_boundaries_have_a_limit() {
+    let mut mail = String::new();
+    for depth in 0..100 {
+        let boundaries: String = (0..30).map(|n| format!("; boundary=b{depth}x{n}")).collect();
+        mail += &format!("Content-Type: multipart/mixed{boundaries}\n\n--b{depth}x0\n");
+    }
+    let open = mail.clone() + "\n" + &"--x\n".repeat(1000);
+    assert!(!walk(&open).findings.contains(&Unscannable::Ambiguous), "below the limit");
+    let (walked, _) = walk_chunks(
+        Reading::default(),
+        [open.as_bytes(), "--x\n".repeat(walk::COMPARISONS_MAX / 1000).as_bytes()],
+        &Limits::default(),
+    );
+    assert!(walked.findings.contains(&Unscannable::Ambiguous));
+}
+
+#[test]
+fn headers_of_all_parts_have_a_limit_together() {
+    let field = format!("Content-Type: multipart/mixed; boundary=x; y={}", "\"(=;".repeat(10_000));
+    let count = CONTENT_TOTAL_BYTES_MAX / field.len();
+    let mail = |count: usize| multipart(&vec![format!("{field}\n").as_str(); count]);
+    assert_eq!(walk(&mail(count - 1)).findings, []);
+    assert_eq!(walk(&mail(count + 1)).findings, [Unscannable::Ambiguous]);
+}
+
+#[test]
 fn a_line_of_many_megabytes_is_held_in_pieces() {
     let line = vec![b'x'; 20 * 1024 * 1024];
     let chunks = std::iter::once(&b"Subject: x\r\n\r\n"[..]).chain(line.chunks(60_000));
@@ -336,6 +362,24 @@ fn regular_mail_needs_one_reading() {
     let mail =
         multipart(&["\nhello -- there\n-- \nme", "Content-Transfer-Encoding: base64\n\naGk="]);
     assert_eq!(further_readings(oddities(&mail), &[Reading::default()]), []);
+}
+
+#[test]
+fn odd_but_harmless_mail_has_no_findings() {
+    for mail in [
+        "",
+        "\n",
+        "Subject: x\n\n",
+        "Content-Type: multipart/mixed; boundary=BND\n\n",
+        "Content-Type: multipart/mixed; boundary=BND\n\n--BND--\n",
+        "Content-Type: multipart/mixed; boundary=BND\n\n--BND\n--BND\n\n--BND--\n",
+        "Content-Type: message/rfc822\n\n",
+        "Content-Type: message/rfc822\n\nContent-Type: multipart/mixed; boundary=BND\n\n",
+        "From me Mon Nov 23\nSubject: x\n\nhello\n-- \nme\n--\n",
+    ] {
+        assert_eq!(walk(mail).findings, [], "{mail:?}");
+        assert_eq!(oddities(mail), Oddities::default(), "{mail:?}");
+    }
 }
 
 /// Lines that make trouble, in any order.

@@ -12,6 +12,10 @@ use crate::Unscannable;
 /// Most composite bodies around one line that are decoded beside being walked. Regular mail has none.
 const SHADOWS_MAX: usize = 4;
 
+/// Most times that a line of one message is compared with a boundary. Regular mail stays a thousand times
+/// below; deep nesting with many boundaries and many lines of dashes would take minutes.
+pub(crate) const COMPARISONS_MAX: usize = 20_000_000;
+
 /// One message, or one decoded body with a structure.
 #[derive(Debug)]
 pub(crate) struct Walk {
@@ -19,6 +23,8 @@ pub(crate) struct Walk {
     state: State,
     files: Option<RawFiles>,
     base_depth: usize,
+    /// Of all open multiparts together.
+    boundaries: usize,
     /// How the line before ended, to tell a bare CR.
     after_bare_cr: bool,
     line_feeds: bool,
@@ -71,6 +77,7 @@ impl Walk {
             state: State::Header { block: Block::default(), digest: false, leading: true },
             files: Some(RawFiles::new(base_depth)),
             base_depth,
+            boundaries: 0,
             after_bare_cr: false,
             line_feeds: false,
         }
@@ -164,8 +171,9 @@ impl Walk {
 
     fn end_header(&mut self, out: &mut Output) {
         let State::Header { block, digest, .. } = &self.state else { return };
-        if block.is_overfull() {
-            out.finding(Unscannable::Ambiguous);
+        out.count_header(block);
+        if out.stopped {
+            return;
         }
         let entity = block.entity(*digest);
         self.open(&entity, out);
@@ -245,6 +253,9 @@ impl Walk {
                 },
             ),
         };
+        if let Composite::Multipart { boundaries, .. } = composite {
+            self.boundaries += boundaries.len();
+        }
         self.frames.push(Frame { kind, shadow });
         self.state = state;
     }
@@ -257,6 +268,9 @@ impl Walk {
             return None;
         };
         let line = line.trim_ascii_end();
+        if !self.may_compare(out) {
+            return None;
+        }
         let found = self.find(line, false).or_else(|| self.find(line, true));
         let Some(found) = found.filter(|_| piece.last) else {
             self.stray(line, out);
@@ -300,15 +314,24 @@ impl Walk {
 
     /// A delimiter behind blanks or control characters, which some clients strip.
     fn disguised(&self, text: &[u8], out: &mut Output) {
-        if text.first().is_some_and(|&c| c > b' ' && c != 0x7f) || text.is_empty() {
+        if text.first().is_none_or(|&c| c > b' ' && c != 0x7f) {
             return;
         }
-        if trim(text)
-            .strip_prefix(b"--")
-            .is_some_and(|line| self.find(line, false).or_else(|| self.find(line, true)).is_some())
+        if let Some(line) = trim(text).strip_prefix(b"--")
+            && self.may_compare(out)
+            && self.find(line, false).or_else(|| self.find(line, true)).is_some()
         {
             out.oddities.structure = true;
         }
+    }
+
+    /// Counts the comparisons of one line against their limit.
+    fn may_compare(&self, out: &mut Output) -> bool {
+        out.comparisons = out.comparisons.saturating_add(self.boundaries);
+        if out.comparisons > COMPARISONS_MAX {
+            out.stop(Unscannable::Ambiguous);
+        }
+        !out.stopped
     }
 
     /// A delimiter: everything inside its multipart ends.
@@ -362,6 +385,9 @@ impl Walk {
     fn close_frames(&mut self, keep: usize, out: &mut Output) {
         while self.frames.len() > keep {
             let Some(frame) = self.frames.pop() else { break };
+            if let FrameKind::Multipart { boundaries, .. } = &frame.kind {
+                self.boundaries -= boundaries.len();
+            }
             if let FrameKind::Multipart { used: None, stray_delimiter: true, .. } = frame.kind {
                 // It has delimiters, but not those that it announced.
                 out.oddities.structure = true;

@@ -188,6 +188,21 @@ async fn a_walk_that_panics_makes_the_mail_unscannable() {
 }
 
 #[tokio::test]
+async fn what_the_walk_holds_counts_too() {
+    let inner = encode_base64(&[b"Subject: x\r\n\r\n".as_slice(), &[b'x'; 3000]].concat());
+    let mail =
+        format!("Content-Type: message/rfc822\nContent-Transfer-Encoding: base64\n\n{inner}");
+    let fake = Arc::new(Fake::new(EngineOutcome::Clean));
+    for (budget, fits) in [(100_000, true), (mail.len() + 3000 + 100, false)] {
+        let engines = vec![Arc::clone(&fake) as Arc<dyn Engine>];
+        let scanner = Scanner::with_budget(engines, Limits::default(), budget);
+        let report = scan(&scanner, mail.as_bytes()).await;
+        assert_eq!(report.verdict == Verdict::Clean, fits, "{report:?}");
+        assert_eq!(scanner.bytes_in_flight(), 0);
+    }
+}
+
+#[tokio::test]
 async fn all_readings_share_the_limits_of_the_mail() {
     // Padding inside: three readings more, each with the same bytes again.
     let text = format!("Content-Transfer-Encoding: base64\n\n{}=AAAA\n", "A".repeat(4000));

@@ -15,6 +15,8 @@ enum Act {
     CloseInside,
     Endless,
     Stall,
+    /// Ends the session behind each answer, with these words.
+    EndsSession(&'static str),
 }
 
 /// A server that acts like this on every object; counts connections.
@@ -59,6 +61,11 @@ async fn serve(mut stream: TcpStream, act: Act) -> io::Result<()> {
         match act {
             Act::Reply(reply) => {
                 stream.write_all(format!("{number}: {reply}\0").as_bytes()).await?;
+            }
+            Act::EndsSession(words) => {
+                let reply = format!("{number}: stream: OK\0{words}");
+                stream.write_all(reply.as_bytes()).await?;
+                return Ok(());
             }
             Act::Endless => stream.write_all(&[b'x'; 2 * REPLY_BYTES_MAX]).await?,
             Act::Stall => std::future::pending().await,
@@ -183,6 +190,18 @@ async fn sessions_are_used_again() {
         assert_eq!(scan(&engine, b"x".to_vec()).await, EngineOutcome::Clean);
     }
     assert_eq!(connections.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_session_that_ended_meanwhile_is_replaced() {
+    for words in ["", "COMMAND READ TIMED OUT\0"] {
+        let (address, connections) = fake(Act::EndsSession(words)).await;
+        let engine = engine(&[&address]);
+        for _ in 0..5 {
+            assert_eq!(scan(&engine, b"x".to_vec()).await, EngineOutcome::Clean);
+        }
+        assert_eq!(connections.load(Ordering::Relaxed), 5);
+    }
 }
 
 #[tokio::test]
