@@ -170,6 +170,20 @@ fn syn() -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 0x22, 2, 0, 0, 0, 0, 0x11, 0x08, 0x00];
     frame.extend([0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 9, 0, 92, 10, 9, 0, 93]);
     frame.extend([0x9c, 0x40, 0, 25, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 4, 0, 0, 0, 0, 0]);
+    with_checksum(frame)
+}
+
+/// Writes the IPv4 header's checksum, without which a bridge may drop the frame.
+fn with_checksum(mut frame: Vec<u8>) -> Vec<u8> {
+    let bytes = usize::from(frame[14] & 0x0f) * 4;
+    frame[24..26].fill(0);
+    let sum: u32 = frame[14..14 + bytes]
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap();
+    frame[24..26].copy_from_slice(&checksum.to_be_bytes());
     frame
 }
 
@@ -200,13 +214,14 @@ fn frames_out_of_the_ordinary_stay_on_the_bridge() {
         let changed = |at: usize, to: u8| {
             let mut frame = syn();
             frame[at] = to;
-            frame
+            with_checksum(frame)
         };
         let mut tagged = syn();
         tagged.splice(12..12, [0x81, 0x00, 0x00, 0x07]);
         let mut with_options = changed(14, 0x46);
         with_options.splice(34..34, [1, 1, 1, 0]);
         with_options[17] = 44;
+        let with_options = with_checksum(with_options);
         let mut extended = syn();
         extended.truncate(12);
         extended.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 28, 0, 64]);
