@@ -44,10 +44,10 @@ pub fn dot_stuffed(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// `bytes` in chunks of the sizes given, over and over; a size of 0 counts as 1.
+/// `bytes` in chunks of the sizes given, over and over; a size of 0 counts as 1. No sizes: one chunk.
 pub fn chunks<'a>(bytes: &'a [u8], sizes: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
     let mut rest = bytes;
-    let mut sizes = sizes.iter().copied().chain(std::iter::once(usize::MAX)).cycle();
+    let mut sizes = sizes.iter().copied().cycle();
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
@@ -73,7 +73,9 @@ mod tests {
     #[test]
     fn chunks_join_to_the_whole() {
         let cut: Vec<&[u8]> = chunks(b"abcdefgh", &[1, 0, 3]).collect();
-        assert_eq!(cut, [&b"a"[..], b"b", b"cde", b"fgh"]);
+        assert_eq!(cut, [&b"a"[..], b"b", b"cde", b"f", b"g", b"h"]);
+        assert_eq!(chunks(b"abc", &[]).count(), 1);
+        assert_eq!(chunks(b"abc", &[1]).count(), 3);
         assert_eq!(cut.concat(), b"abcdefgh");
     }
 
