@@ -403,7 +403,7 @@ impl Pop3Session {
     /// Ends the session: with a last reply where one has its place, else by a reset.
     fn fail(&mut self, reply: &'static [u8]) {
         let between_replies = !matches!(self.reading, Reading::List { .. });
-        if between_replies && self.turn != Turn::TlsHello && !self.server.end_relayed {
+        if between_replies && self.turn != Turn::TlsHello {
             self.abort_message();
             self.send(Side::Client, Bytes::from_static(reply));
             self.close(End::Fin, End::Reset);

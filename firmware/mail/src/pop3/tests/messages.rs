@@ -139,6 +139,14 @@ fn a_finding_of_the_scan_names_the_malformed_message() {
 }
 
 #[test]
+fn a_malformed_message_does_not_get_better_by_waiting() {
+    let reason = "no scanner answered".to_owned();
+    let mut script = Script::new().deciding([Some(Decision::Tempfail { reason })]);
+    script.client("RETR 1\r\n").server("+OK\r\nx\n.\r\npayload\r\n.\r\n");
+    assert!(script.client_got().contains("name=Malformed.LineEnd"), "not: fetch it again later");
+}
+
+#[test]
 fn a_server_silent_behind_an_odd_end_has_ended_the_message() {
     let mut script = Script::new();
     script.client("RETR 1\r\n").server("+OK\r\nSubject: x\n\ny\n.\r\n");
