@@ -178,6 +178,9 @@ fn missing_and_unsafe_fields_have_safe_stand_ins() {
     assert_eq!(odd.field("Date"), "Tue, 02 Jan 2024 09:09:09 +0000");
     assert_eq!(odd.field("Subject"), "[Blocked] aBcc: x@y[2Jb");
     assert!(odd.fields.iter().all(|(name, _)| name != "Message-ID"));
+    let two = notice(b"Message-ID: <a@b><c@d>\r\n\r\nSubject: of the body\r\n");
+    assert!(two.fields.iter().all(|(name, _)| name != "Message-ID"));
+    assert_eq!(two.field("Subject"), "[Blocked]");
     let utf8 = notice("From: 山田 <y@a.example>\r\nSubject: 請求書\r\n\r\n".as_bytes());
     assert_eq!(utf8.field("From"), "=?UTF-8?B?5bGx55Sw?= <y@a.example>");
     assert_eq!(utf8.field("Subject"), "[Blocked] =?UTF-8?B?6KuL5rGC5pu4?=");
