@@ -223,6 +223,11 @@ impl Connection {
         }
     }
 
+    /// Whether the client has yet to answer our SYN-ACK.
+    pub(crate) fn is_half_open(&self) -> bool {
+        self.state() == State::SynReceived
+    }
+
     /// Whether the peer owes us an acknowledgement.
     pub(crate) fn awaits_acknowledgement(&self) -> bool {
         let socket = self.socket();

@@ -92,6 +92,9 @@ pub(crate) struct Limits {
     pub(crate) idle: Duration,
 }
 
+/// A client that does not answer our SYN-ACK for this long never asked.
+pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
+
 /// A client that does not acknowledge for this long is gone.
 pub(crate) const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(120);
 
@@ -106,6 +109,9 @@ impl Flow {
     pub(crate) fn silence_ends(&self, limits: &Limits) -> Instant {
         match &self.phase {
             Phase::Held { since, .. } => *since + limits.hold,
+            Phase::Open(open) if open.connection.is_half_open() => {
+                self.active + HANDSHAKE_LIMIT.min(limits.idle)
+            }
             Phase::Open(open) if open.connection.awaits_acknowledgement() => {
                 self.active + ACKNOWLEDGE_LIMIT.min(limits.idle)
             }
@@ -113,6 +119,12 @@ impl Flow {
             Phase::Open(_) => self.active + limits.idle,
             Phase::Ended(ended) => ended.until,
         }
+    }
+
+    /// Whether our SYN-ACK has not been answered since before `then`.
+    pub(crate) fn is_half_open_since(&self, then: Instant) -> bool {
+        matches!(&self.phase, Phase::Open(open) if open.connection.is_half_open())
+            && self.active <= then
     }
 
     /// Tasks that can get on now.

@@ -14,6 +14,10 @@ use crate::{Disposition, HELD_MAX, Opening, Overflow, Port, Stack, Verdict};
 /// Earliest repetition of a challenge ACK in one flow.
 const CHALLENGE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long an accepted client has to answer before it may have to make room; several round trips and
+/// one retransmission of our SYN-ACK.
+const HALF_OPEN_GRACE: Duration = Duration::from_secs(3);
+
 impl Stack {
     pub(crate) fn dispose(
         &mut self,
@@ -95,7 +99,7 @@ impl Stack {
             }
             Verdict::Drop => return Disposition::Dropped,
         }
-        self.make_room();
+        self.make_room(now);
         let flow = Flow {
             key,
             port,
@@ -199,14 +203,32 @@ impl Stack {
         }
     }
 
-    fn make_room(&mut self) {
-        while self.table.is_full() {
-            let Some(id) = self.remains.pop_front() else { return };
-            self.remove(id);
-        }
-        // Names of remains that went in their own time.
-        while self.remains.front().is_some_and(|&id| self.table.get(id).is_none()) {
+    /// In a full table, forgets what is over but lingers, oldest first, and then what never came to be:
+    /// a flood of SYNs must not keep others out.
+    fn make_room(&mut self, now: Instant) {
+        while let Some(&id) = self.remains.front() {
+            if self.table.get(id).is_some() {
+                if !self.table.is_full() {
+                    break;
+                }
+                self.remove(id);
+            }
             self.remains.pop_front();
+        }
+        while let Some(&id) = self.accepted.front() {
+            let then = now.checked_sub(HALF_OPEN_GRACE).unwrap_or(now);
+            match self.table.get(id) {
+                Some(flow) if flow.is_half_open_since(then) => {
+                    if !self.table.is_full() {
+                        break;
+                    }
+                    self.counters.timed_out += 1;
+                    self.remove(id);
+                }
+                Some(flow) if flow.is_half_open_since(now) => break,
+                _ => {}
+            }
+            self.accepted.pop_front();
         }
     }
 }

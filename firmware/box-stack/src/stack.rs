@@ -45,6 +45,8 @@ pub struct Stack {
     ready: VecDeque<FlowId>,
     /// Released remains, oldest first: what makes room when the table is full.
     pub(crate) remains: VecDeque<FlowId>,
+    /// Accepted flows in their order: the oldest that its client never confirmed makes room too.
+    pub(crate) accepted: VecDeque<FlowId>,
     queue: VecDeque<(Port, Vec<u8>)>,
     current: Vec<u8>,
     pub(crate) outgoing: Outgoing,
@@ -75,6 +77,7 @@ impl Stack {
             held: 0,
             ready: VecDeque::new(),
             remains: VecDeque::new(),
+            accepted: VecDeque::new(),
             queue: VecDeque::new(),
             current: Vec::new(),
             outgoing: Outgoing::new(usize::from(settings.mtu)),
@@ -161,6 +164,7 @@ impl Stack {
             challenge_after: now,
         }));
         if sound {
+            self.accepted.push_back(id);
             self.mark_ready(id);
             Ok(())
         } else {

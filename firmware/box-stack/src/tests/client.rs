@@ -212,6 +212,12 @@ impl World {
         }
     }
 
+    /// What is under way gets lost.
+    pub(crate) fn drop_frames(&mut self) {
+        self.to_client.clear();
+        self.to_stack.clear();
+    }
+
     /// Lets time pass, from one thing that is due to the next.
     pub(crate) fn pass(&mut self, time: Duration) {
         let end = self.now + time;

@@ -352,6 +352,26 @@ fn a_flood_of_syns_stops_at_the_limit_and_leaves_open_flows_alone() {
 }
 
 #[test]
+fn clients_that_never_confirm_make_room_for_those_that_do() {
+    let (client, server) = v4_ends();
+    let settings = Settings { flows_max: 4, ..Settings::default() };
+    let mut world = World::new(settings, Client::connect(client, server, 1));
+    let confirmed = world.open();
+    for port in 1..=20 {
+        world.reconnect((client.ip(), port).into(), server, 3);
+        let opening = world.ask();
+        world.stack.accept(opening.flow, world.now).unwrap();
+        // The SYN-ACK reaches nobody, as after a SYN with a false address.
+        world.reconnect((client.ip(), 30_000).into(), server, 3);
+        world.transmit();
+        world.drop_frames();
+        world.now += 4 * SECOND;
+    }
+    assert_eq!(world.stack.counters().overflowed, 0);
+    assert!(world.read(confirmed, &mut [0; 8]).is_pending(), "a confirmed flow stays");
+}
+
+#[test]
 fn a_silent_flow_is_reset_at_its_limit_and_an_active_one_is_not() {
     let mut world = World::v4();
     let flow = world.open();
