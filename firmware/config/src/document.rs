@@ -181,7 +181,7 @@ fn steps(key: &str) -> Vec<Step> {
 fn path_to(table: &DeTable<'_>, span: &Range<usize>) -> String {
     let covers = |outer: Range<usize>| outer.start <= span.start && span.end <= outer.end;
     for (key, value) in table {
-        let name = key.get_ref().as_ref();
+        let name = key.get_ref().escape_debug();
         if covers(key.span()) {
             // The key itself is at fault: what matters is the table round it.
             return String::new();
@@ -197,8 +197,8 @@ fn path_to(table: &DeTable<'_>, span: &Range<usize>) -> String {
         };
         match inner {
             Some(inner) if !inner.is_empty() => return format!("{name}.{inner}"),
-            _ if covers(value.span()) => return name.to_owned(),
-            _ if contains_key_at(value.get_ref(), span) => return name.to_owned(),
+            _ if covers(value.span()) => return name.to_string(),
+            _ if contains_key_at(value.get_ref(), span) => return name.to_string(),
             _ => {}
         }
     }

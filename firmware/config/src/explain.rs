@@ -21,14 +21,15 @@ pub(crate) fn explain(message: &str, place: Option<&str>) -> (String, String) {
     }
     let of = if place.is_empty() { String::new() } else { format!("`{place}`: ") };
     if let Some((found, expected)) = message.rsplit_once(", expected ") {
-        return (format!("{of}{found}"), format!("write {} instead", wanted(expected)));
+        let problem = format!("{of}{}", one_line(found));
+        return (problem, format!("write {} instead", wanted(expected)));
     }
     (format!("{of}{}", one_line(message)), address_remedy(message))
 }
 
 fn unknown_key(name: &str, expected: &[&str], place: &str) -> (String, String) {
     let table = in_table(place);
-    let problem = format!("unknown key `{name}`{table}");
+    let problem = format!("unknown key `{}`{table}", name.escape_debug());
     let remedy = match nearest(name, expected) {
         Some(near) => format!("write `{near}` instead (keys here: {})", expected.join(", ")),
         None if expected.is_empty() => "remove it; nothing can be set here".to_owned(),
@@ -39,7 +40,7 @@ fn unknown_key(name: &str, expected: &[&str], place: &str) -> (String, String) {
 
 fn unknown_value(name: &str, expected: &[&str], place: &str) -> (String, String) {
     let quoted: Vec<String> = expected.iter().map(|value| format!("\"{value}\"")).collect();
-    let problem = format!("`{place}`: unknown value \"{name}\"");
+    let problem = format!("`{place}`: unknown value \"{}\"", name.escape_debug());
     let remedy = match nearest(name, expected) {
         Some(near) => format!("write \"{near}\" instead (possible: {})", quoted.join(", ")),
         None => format!("write one of these instead: {}", quoted.join(", ")),
@@ -177,6 +178,14 @@ mod tests {
         assert_eq!(keys, ["c", "d"]);
     }
 
+    #[test]
+    fn line_breaks_in_names_are_shown_not_made() {
+        let (problem, _) = explain("unknown field `a\nb`, expected `c`", Some(""));
+        assert_eq!(problem, "unknown key `a\\nb`");
+        let (problem, _) = explain("invalid value: string \"a\nb\", expected u8", Some("k"));
+        assert_eq!(problem, "`k`: invalid value: string \"a b\"");
+    }
+
     proptest! {
         #[test]
         fn distance_is_symmetric_and_bounded(a in ".{0,12}", b in ".{0,12}") {
@@ -187,7 +196,7 @@ mod tests {
         }
 
         #[test]
-        fn any_message_is_explained_on_one_line(message in "\\PC*", place in "[a-z.]{0,9}") {
+        fn any_message_is_explained_on_one_line(message in "(?s).*", place in "[a-z.]{0,9}") {
             let (problem, remedy) = explain(&message, Some(&place));
             prop_assert!(!problem.contains('\n') && !remedy.contains('\n'));
         }

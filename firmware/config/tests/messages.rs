@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use config::{ConfigError, Document, FILE_BYTES_MAX};
+use proptest::prelude::*;
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -184,4 +185,26 @@ fn files_that_cannot_be_read_say_why() {
     assert!(
         config::load::<Settings>(&path).unwrap_err().to_string().contains("`listen` is missing")
     );
+}
+
+const GOOD: &str = "listen = \"[::1]:25\"\nlog = \"json\"\n[relay]\ndomain = \"x.test\"\n\
+                    resolvers = [\"::1\"]\n[[route]]\nto = \"a\"\n";
+
+proptest! {
+    /// Whatever a slip of the hand makes of a good file, the answer is one line that names it.
+    #[test]
+    fn a_spoilt_file_is_explained_on_one_line(
+        at in 0..GOOD.len(),
+        removed in 0_usize..6,
+        inserted in "[ -~\n]{0,4}",
+    ) {
+        let end = (at + removed).min(GOOD.len());
+        let text = format!("{}{inserted}{}", &GOOD[..at], &GOOD[end..]);
+        if let Err(error) = Document::from_text("avr.toml", text).parse::<Settings>() {
+            let shown = error.to_string();
+            prop_assert!(shown.starts_with("avr.toml:"), "{}", shown);
+            prop_assert!(!shown.contains('\n'), "{}", shown);
+            prop_assert!(shown.contains("; write ") || shown.contains("; remove "), "{}", shown);
+        }
+    }
 }
