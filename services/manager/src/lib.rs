@@ -107,6 +107,7 @@ impl Manager {
     /// Serves until the drain is over.
     pub async fn run(self, drain: Drain) -> Served {
         let Self { listener, settings, shared } = self;
+        settings.tls.warn_if_open();
         info!(proxies = settings.table.proxies().len(), selection = ?settings.selection, "serving");
         // Ends with this function: dropping the set ends its tasks.
         let mut background = JoinSet::new();

@@ -48,8 +48,13 @@ fn check(path: &Path) -> anyhow::Result<()> {
 fn serve(path: &Path) -> anyhow::Result<()> {
     let settings = Settings::load(path)?;
     telemetry::init(settings.log.into());
-    if let Err(error) = host::raise_file_limit() {
-        warn!(%error, "cannot raise the limit of file descriptors");
+    match host::raise_file_limit() {
+        Ok(limit) if limit < settings.files_max() => {
+            let needed = settings.files_max();
+            warn!(limit, needed, "too few file descriptors for connections_max; raise LimitNOFILE");
+        }
+        Ok(_) => {}
+        Err(error) => warn!(%error, "cannot raise the limit of file descriptors"),
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -148,6 +148,14 @@ impl Settings {
             log: file.log,
         })
     }
+
+    /// File descriptors for everything that may be open at once.
+    #[must_use]
+    pub fn files_max(&self) -> u64 {
+        // Boxes, proxies, and some for logs and the runtime.
+        let files = self.connections_max.saturating_add(self.table.proxies().len() + 64);
+        u64::try_from(files).unwrap_or(u64::MAX)
+    }
 }
 
 fn health(document: &Document, file: &File) -> Result<HealthSettings, ConfigError> {

@@ -44,6 +44,7 @@ impl Fleet {
             server: server_config(&ca, &certificate, key.expose()).unwrap(),
             client: server_client_config(&ca, &certificate, key.expose()).unwrap(),
             roots: FleetRoots::from_pem(&ca).unwrap(),
+            key_file: None,
         }
     }
 

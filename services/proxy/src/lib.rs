@@ -129,12 +129,16 @@ impl Proxy {
     /// Serves until the drain is over.
     pub async fn run(self, drain: Drain) -> Served {
         let Self { listener, settings, shared } = self;
+        settings.tls.warn_if_open();
         for network in &settings.policy.test {
             warn!(
                 %network,
                 "TEST SETTING test_networks: boxes can reach this network through this proxy; \
                  remove it on a real site"
             );
+        }
+        if settings.policy.own.is_empty() && settings.policy.test.is_empty() {
+            warn!("own_addresses is empty: boxes can reach this site's own mail ports");
         }
         if settings.carrier.scanner.is_none() {
             warn!("scan.mode is \"off\": sessions pass unread");

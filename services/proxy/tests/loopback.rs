@@ -345,3 +345,30 @@ async fn a_box_that_says_no_bye_is_not_waited_for() {
     assert_eq!(value(&lab.counters.byes), 0);
     assert_eq!(value(&lab.counters.resets), 0);
 }
+
+#[tokio::test]
+async fn broken_frames_close_their_own_link() {
+    let server = MailServer::start().await;
+    let lab = Lab::start(server.address, |_| {}).await;
+    let good = lab.admitted().await.session(server.address).await;
+    // Header: version, kind, 0, 0, length (wire::frame).
+    let unknown_version = [9, 7, 0, 0, 0, 0, 0, 0];
+    let oversized = [wire::VERSION, 7, 0, 0, 0xff, 0xff, 0xff, 0xff];
+    let no_open = [wire::VERSION, 7, 0, 0, 0, 0, 0, 2, 0xff, 0xff];
+    let rubbish = [0xa5; 4096];
+    let frames = [&unknown_version[..], &oversized, &no_open, &rubbish];
+    for (count, frame) in (1..).zip(frames) {
+        let mut raw = lab.raw().await;
+        raw.write_all(frame).await.unwrap();
+        let closed = tokio::time::timeout(PATIENCE, raw.read_to_end(&mut Vec::new())).await;
+        assert!(closed.is_ok(), "frame {count} leaves the link open");
+        wait_for(&lab.counters.misbehaved, count).await;
+    }
+    // A frame cut off by the end of the connection is nobody's fault.
+    let mut raw = lab.raw().await;
+    raw.write_all(&no_open[..5]).await.unwrap();
+    drop(raw);
+    good.quit().await;
+    wait_for(&lab.counters.byes, 1).await;
+    assert_eq!(value(&lab.counters.connections.panics), 0);
+}

@@ -26,6 +26,8 @@ pub struct Tls {
     pub client: Arc<rustls::ClientConfig>,
     /// The fleet CA, to tell who a peer is.
     pub roots: FleetRoots,
+    /// Where the private key came from, if from a file.
+    pub key_file: Option<PathBuf>,
 }
 
 impl Debug for Tls {
@@ -45,13 +47,20 @@ impl Tls {
             .map_err(|error| FileError::unusable("fleet_ca", fleet_ca, &error))?;
         let certificate_pem = read_pem("certificate", certificate)?;
         let key_pem = read_pem("key", key)?;
-        warn_if_open("key", key);
         // The CA is good, so what is wrong now is the certificate, or a key of another one.
         let pair = |error| FileError::unusable("certificate", certificate, &error);
         let server = identity::server_config(&ca_pem, &certificate_pem, &key_pem).map_err(pair)?;
         let client =
             identity::server_client_config(&ca_pem, &certificate_pem, &key_pem).map_err(pair)?;
-        Ok(Self { server, client, roots })
+        Ok(Self { server, client, roots, key_file: Some(key.to_owned()) })
+    }
+
+    /// Says so when everybody on the host can read the private key. Apart from [`Tls::load`] because
+    /// the settings say where the log goes, and have to be read first.
+    pub fn warn_if_open(&self) {
+        if let Some(path) = &self.key_file {
+            warn_if_open("key", path);
+        }
     }
 }
 

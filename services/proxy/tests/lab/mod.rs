@@ -13,6 +13,8 @@ use service_kit::{DrainTrigger, Served, host};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use wire::identity::{DeviceKey, FleetCa, Role, device_client_config, server_client_config};
 use wire::ticket::{KeyFingerprint, SignedTicket, Ticket, TicketSigner};
 use wire::{Bye, LeaseId, MacAddress, Message, Open, Protocol, RefusedReason, SessionId};
@@ -84,6 +86,15 @@ impl Lab {
     pub(crate) async fn link(&self, key: &DeviceKey) -> Link {
         let tls = device_client_config(&self.ca.certificate_pem(), key).unwrap();
         link::connect(self.address, Role::Proxy, tls, PATIENCE).await.unwrap()
+    }
+
+    /// A box's TLS connection, for bytes that are no frames.
+    pub(crate) async fn raw(&self) -> TlsStream<TcpStream> {
+        let key = DeviceKey::generate().unwrap();
+        let tls = device_client_config(&self.ca.certificate_pem(), &key).unwrap();
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = Role::Proxy.server_name();
+        TlsConnector::from(tls).connect(name, stream).await.unwrap()
     }
 
     /// A new box with a good ticket.
