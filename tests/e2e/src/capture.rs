@@ -78,7 +78,7 @@ pub(crate) fn round_trips(
 ) -> usize {
     let mut waiting = false;
     let mut trips = 0;
-    for segment in segments.iter().filter(|segment| segment.syn || segment.payload_bytes > 0) {
+    for segment in segments.iter().filter(|segment| segment.speaks()) {
         match direction(segment) {
             Direction::Out => waiting = true,
             Direction::In if waiting => {
@@ -89,6 +89,39 @@ pub(crate) fn round_trips(
         }
     }
     trips
+}
+
+/// The two ends of a connection, in either order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ends([SocketAddrV4; 2]);
+
+impl Segment {
+    /// The connection it belongs to.
+    pub(crate) fn ends(&self) -> Ends {
+        Ends([self.from.min(self.to), self.from.max(self.to)])
+    }
+
+    /// Whether it says something: a SYN or data.
+    fn speaks(&self) -> bool {
+        self.syn || self.payload_bytes > 0
+    }
+}
+
+/// The segments that a session waited for: all on the connection that carried it, and what came and
+/// went before anything was said there. The rest is other business at the same time.
+pub(crate) fn waited_for(
+    segments: &[Segment],
+    carrier: Ends,
+    direction: impl Fn(&Segment) -> Direction,
+) -> Vec<Segment> {
+    let asks = |segment: &&Segment| {
+        segment.ends() == carrier && segment.speaks() && direction(segment) == Direction::Out
+    };
+    let asked = segments.iter().find(asks).map(|segment| segment.time);
+    let counts = |segment: &&Segment| {
+        segment.ends() == carrier || asked.is_some_and(|asked| segment.time < asked)
+    };
+    segments.iter().filter(counts).cloned().collect()
 }
 
 /// Which way a segment goes, as seen from the box.
@@ -180,6 +213,27 @@ mod tests {
         let (ask, answer) = (said(true, false, 9), said(false, false, 9));
         assert_eq!(trips(&[ask.clone(), ask.clone(), answer.clone(), answer.clone()]), 1);
         assert_eq!(trips(&[ask.clone(), answer.clone(), ask, answer]), 2);
+    }
+
+    #[test]
+    fn what_goes_on_beside_the_session_does_not_count() {
+        let at = |ms, port, segment: Segment| {
+            let near = |end| if end == NEAR { SocketAddrV4::new(*NEAR.ip(), port) } else { end };
+            let time = Duration::from_millis(ms);
+            Segment { time, from: near(segment.from), to: near(segment.to), ..segment }
+        };
+        let (ask, answer) = (said(true, false, 9), said(false, false, 9));
+        let before = [at(0, 1, ask.clone()), at(1, 1, answer.clone())];
+        let session = [at(2, 2, ask.clone()), at(5, 2, answer.clone())];
+        let beside = [at(3, 3, ask), at(4, 3, answer)];
+        let all: Vec<_> = [&before[..], &session[..1], &beside[..], &session[1..]].concat();
+        let direction = |segment: &Segment| match segment.to == FAR {
+            true => Direction::Out,
+            false => Direction::In,
+        };
+        let counted = waited_for(&all, session[0].ends(), direction);
+        assert_eq!(counted, [before, session].concat());
+        assert_eq!(round_trips(&counted, direction), 2);
     }
 
     #[test]

@@ -120,6 +120,11 @@ impl Daemon {
         ended
     }
 
+    /// Where its output is.
+    pub(crate) fn log_path(&self) -> &Path {
+        &self.log
+    }
+
     /// All it has written.
     pub(crate) fn log(&self) -> String {
         fs::read(&self.log).map_or_else(

@@ -10,20 +10,24 @@ use crate::{
     scenarios::{Done, short_out},
 };
 
-/// The manager in use is killed: the mail goes by way of another site.
+/// The manager in use is killed: the next mail is relayed (its proxy was named before), and those
+/// after it by way of another site.
 ///
 /// # Errors
-/// When it does not arrive so.
+/// When they do not arrive so.
 pub fn manager_killed(lab: &mut Lab) -> Result<Done> {
     let (site, _) = relay_in_use(lab)?;
+    lab.wait_warm()?;
     lab.site(&site)?.kill_manager()?;
     let done = short_out(lab, "The manager in use is dead")?;
+    check_relayed(&done)?;
+    let later = short_out(lab, "Another manager is in use")?;
     ensure!(
-        done.way.site().is_some_and(|other| other != site),
+        later.way.site().is_some_and(|other| other != site),
         "the manager of {site} is dead, but the way was {}",
-        done.way
+        later.way
     );
-    Ok(done)
+    Ok(Done { seen: format!("{}; the next by way of {}", done.seen, later.way), ..done })
 }
 
 /// The proxy in use is killed: the mail goes by way of another proxy.

@@ -8,16 +8,20 @@ use serde_json::Value;
 
 use crate::{
     Lab, Options,
-    capture::{Capture, Direction, Segment, round_trips},
+    capture::{Capture, Direction, Segment, round_trips, waited_for},
     daemon::Daemon,
     failures::relay_in_use,
     netns::run_command,
     plan::{BOX, BULK_PORT, MAIL, PC, POP3_PORT, pop3_server},
     pop3,
+    site::Site,
 };
 
 /// Sessions of which the median is taken.
 const SAMPLES: usize = 11;
+/// Sessions, one after the other, of which the slowest counts while a failure is being found out: the
+/// first may still have a proxy that was named before.
+const FINDING_OUT_SESSIONS: usize = 5;
 /// Sessions that do nothing.
 const IDLE_SESSIONS: usize = 1_000;
 /// Most memory that they may cost, in KiB.
@@ -57,10 +61,16 @@ pub struct Figure {
 pub fn measure_all(lab: &mut Lab, mut show: impl FnMut(&Figure)) -> Result<()> {
     lab.stop_box()?;
     let direct = first_bytes(lab, SAMPLES)?;
-    let direct_trips = trips_to(lab, MAIL)?;
+    let direct_trips = trips_to(lab, MAIL, |_| Ok(()))?;
     lab.start_box(Options::default())?;
     lab.wait_relaying()?;
-    for figure in one_site_dead(lab, direct)? {
+    let manager =
+        ["first byte, first manager dead, not known yet", "first byte, first manager known dead"];
+    let site = ["first byte, first site gone, not known yet", "first byte, first site known gone"];
+    for figure in one_dead(lab, direct, manager, Site::silence_manager)? {
+        show(&figure);
+    }
+    for figure in one_dead(lab, direct, site, Site::cut)? {
         show(&figure);
     }
     for figure in all_sites_dead(lab, direct)? {
@@ -75,25 +85,35 @@ pub fn measure_all(lab: &mut Lab, mut show: impl FnMut(&Figure)) -> Result<()> {
     lab.wait_relaying()
 }
 
-/// The site in use goes dead without a word: the session that finds out, and those after it.
-fn one_site_dead(lab: &mut Lab, direct: Duration) -> Result<[Figure; 2]> {
+/// Something of the site in use goes silent: the sessions that find out, and those after them.
+fn one_dead(
+    lab: &mut Lab,
+    direct: Duration,
+    names: [&'static str; 2],
+    silence: fn(&Site) -> Result<()>,
+) -> Result<[Figure; 2]> {
+    lab.wait_relaying()?;
     let alive = first_bytes(lab, SAMPLES)?;
     let (site, _) = relay_in_use(lab)?;
-    lab.site(&site)?.cut()?;
-    let finding_out = first_bytes(lab, 1)?;
+    lab.wait_relaying()?;
+    silence(lab.site(&site)?)?;
+    let mut finding_out = Duration::ZERO;
+    for _ in 0..FINDING_OUT_SESSIONS {
+        finding_out = finding_out.max(first_bytes(lab, 1)?);
+    }
     let known = first_bytes(lab, SAMPLES)?;
     lab.restore_sites()?;
     let beside = format!("alive {}, direct {}", ms(alive), ms(direct));
     Ok([
         Figure {
-            name: "first byte, first manager dead, not known yet",
+            name: names[0],
             measured: ms(finding_out),
             beside: beside.clone(),
             target: format!("at most {} later than alive", ms(UNKNOWN_DEAD_MAX)),
             reached: finding_out <= alive + UNKNOWN_DEAD_MAX,
         },
         Figure {
-            name: "first byte, first manager known dead",
+            name: names[1],
             measured: ms(known),
             beside,
             target: "not later than alive".to_owned(),
@@ -135,7 +155,7 @@ fn all_sites_dead(lab: &mut Lab, direct: Duration) -> Result<[Figure; 2]> {
 fn warm_round_trips(lab: &mut Lab, direct: usize) -> Result<Figure> {
     let (site, _) = relay_in_use(lab)?;
     let public = lab.site(&site)?.public();
-    let by_site = trips_to(lab, public)?;
+    let by_site = trips_to(lab, public, Lab::wait_warm)?;
     Ok(Figure {
         name: "round trips to a warm site, SYN to banner",
         measured: by_site.to_string(),
@@ -146,7 +166,10 @@ fn warm_round_trips(lab: &mut Lab, direct: usize) -> Result<Figure> {
 }
 
 /// What sessions that do nothing cost the box in resident memory.
-fn idle_memory(lab: &Lab) -> Result<Figure> {
+///
+/// # Errors
+/// When one of them is lost.
+pub fn idle_memory(lab: &Lab) -> Result<Figure> {
     let id = lab.gateway().id().context("the box does not run")?;
     let before = resident_kib(id)?;
     let during = lab.pc().within(|| -> Result<u64> {
@@ -173,8 +196,11 @@ fn idle_memory(lab: &Lab) -> Result<Figure> {
 }
 
 /// Bulk data both ways through a mail port, unread, `avr` on one core; beside it the plain bridge,
-/// and HAProxy where it is installed.
-fn bulk(lab: &mut Lab) -> Result<Vec<Figure>> {
+/// and HAProxy where it is installed. Leaves a plain bridge.
+///
+/// # Errors
+/// When data does not get through, or not by way of the interceptor.
+pub fn bulk(lab: &mut Lab) -> Result<Vec<Figure>> {
     lab.stop_box()?;
     let bridge = [transfer(lab, MAIL, false)?, transfer(lab, MAIL, true)?];
     let haproxy = haproxy_transfers(lab)?;
@@ -220,26 +246,29 @@ fn first_bytes(lab: &Lab, samples: usize) -> Result<Duration> {
 }
 
 /// The median of round trips between the box's uplink and `peer` for one session, from the client's
-/// SYN to the banner's first byte.
+/// SYN to the banner's first byte. `ready` is called before each.
 ///
 /// # Errors
 /// When there is no session, or it is not on the wire.
-pub fn trips_to(lab: &Lab, peer: Ipv4Addr) -> Result<usize> {
+pub fn trips_to(lab: &Lab, peer: Ipv4Addr, ready: impl Fn(&Lab) -> Result<()>) -> Result<usize> {
     let mut trips = Vec::new();
     for _ in 0..SAMPLES {
+        ready(lab)?;
         let netns = lab.gateway().netns();
         let client = Capture::start(netns, "lan0", lab.root(), lab.logs())?;
         let uplink = Capture::start(netns, "wan0", lab.root(), lab.logs())?;
         first_bytes(lab, 1)?;
-        let client = client.finish_after("the banner on the wire", is_banner)?;
-        let (start, end) = syn_to_banner(&client)?;
-        // What follows the banner, the goodbye, crosses the uplink too.
-        let uplink = uplink.finish_after("the session on the uplink", |segment| {
-            segment.time > end && segment.payload_bytes > 0
-        })?;
+        let client = client.finish_after("the goodbye on the wire", is_goodbye)?;
+        let (start, banner, goodbye) = moments(&client)?;
+        let follows = |segment: &Segment| {
+            segment.time > goodbye && segment.payload_bytes > 0 && *segment.to.ip() == peer
+        };
+        let uplink = uplink.finish_after("the goodbye on the uplink", follows)?;
+        // What carries the goodbye carried the session.
+        let carrier = uplink.iter().find(|segment| follows(segment)).context("no carrier")?.ends();
         let between: Vec<_> =
-            uplink.into_iter().filter(|segment| (start..=end).contains(&segment.time)).collect();
-        trips.push(round_trips(&between, |segment| {
+            uplink.into_iter().filter(|segment| (start..=banner).contains(&segment.time)).collect();
+        let direction = |segment: &Segment| {
             if *segment.to.ip() == peer {
                 Direction::Out
             } else if *segment.from.ip() == peer {
@@ -247,22 +276,30 @@ pub fn trips_to(lab: &Lab, peer: Ipv4Addr) -> Result<usize> {
             } else {
                 Direction::Other
             }
-        }));
+        };
+        trips.push(round_trips(&waited_for(&between, carrier, direction), direction));
     }
     Ok(median(&mut trips))
 }
 
-/// When the PC asked for a POP3 connection, and when it had the banner's first byte.
-fn syn_to_banner(segments: &[Segment]) -> Result<(Duration, Duration)> {
-    let syn = segments
-        .iter()
-        .find(|segment| segment.syn && *segment.from.ip() == PC && segment.to.port() == POP3_PORT);
-    let banner = segments.iter().find(|segment| is_banner(segment));
-    Ok((syn.context("no SYN on the wire")?.time, banner.context("no banner on the wire")?.time))
+/// When the PC asked for a POP3 connection, had the banner's first byte, and said goodbye.
+fn moments(segments: &[Segment]) -> Result<(Duration, Duration, Duration)> {
+    let find = |what: fn(&Segment) -> bool| segments.iter().find(|segment| what(segment));
+    let syn = find(|segment| segment.syn && is_asking(segment)).context("no SYN on the wire")?;
+    let banner = find(|segment| {
+        segment.payload_bytes > 0 && *segment.to.ip() == PC && segment.from.port() == POP3_PORT
+    });
+    let goodbye = find(is_goodbye).context("no goodbye on the wire")?;
+    Ok((syn.time, banner.context("no banner on the wire")?.time, goodbye.time))
 }
 
-fn is_banner(segment: &Segment) -> bool {
-    segment.payload_bytes > 0 && *segment.to.ip() == PC && segment.from.port() == POP3_PORT
+fn is_asking(segment: &Segment) -> bool {
+    *segment.from.ip() == PC && segment.to.port() == POP3_PORT
+}
+
+/// The first thing that the client of [`first_bytes`] says.
+fn is_goodbye(segment: &Segment) -> bool {
+    segment.payload_bytes > 0 && is_asking(segment)
 }
 
 /// Sends bulk data from the PC to `server` (or back, for `download`); Gbit/s received.

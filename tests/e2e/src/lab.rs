@@ -8,7 +8,7 @@
 //! ```
 
 use std::{
-    fs,
+    env, fs,
     io::ErrorKind,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
@@ -23,17 +23,14 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
-    clock::wait_for,
     daemon::{Daemon, tail},
-    evidence::Snapshot,
     fleet::Fleet,
     gateway::{Gateway, Options},
     netns::{Netns, cable},
     plan::{
         DNS, EXCHANGE, EXCHANGE6, MAIL, MAIL_PORTS, MAIL6, OFFICE, OFFICE_PUBLIC, OFFICE_PUBLIC6,
-        OFFICE6, PC, PC6, ROOT, SITES, WEB, pop3_server,
+        OFFICE6, PC, PC6, ROOT, SITES, WEB,
     },
-    pop3,
     servers::{MailHost, open_directory, start_dns, start_web},
     site::Site,
 };
@@ -41,8 +38,8 @@ use crate::{
 /// Files that one process of the lab may have open: 1,000 sessions and more.
 const OPEN_FILES: u64 = 65_536;
 
-/// Longest from a mended site until sessions go through it again: the box's probes.
-const RELAY_MAX: Duration = Duration::from_secs(60);
+/// Names a directory in the environment; the programs' logs are copied there at the end.
+const KEEP_LOGS: &str = "AVR_LAB_LOGS";
 /// Longest wait for the answer of a router, which is next door.
 const PROBE_MAX: Duration = Duration::from_millis(300);
 /// The network's half of an IPv6 address.
@@ -74,6 +71,9 @@ impl Lab {
     pub fn run<T>(scenario: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let logs = Path::new(ROOT).join("log");
         let done = Self::start().and_then(|mut lab| scenario(&mut lab));
+        if let Some(directory) = env::var_os(KEEP_LOGS) {
+            keep_logs(&logs, Path::new(&directory))?;
+        }
         done.map_err(|error| error.context(all_tails(&logs)))
     }
 
@@ -224,17 +224,27 @@ impl Lab {
         self.wait_relaying()
     }
 
-    /// Waits until sessions go through a site, by opening some.
+    /// Waits until the next session would go through a site over a link that is ready, and no
+    /// manager is held to be dead or slow.
     ///
     /// # Errors
-    /// When they do not in time.
+    /// When that does not come.
     pub fn wait_relaying(&self) -> Result<()> {
-        wait_for("sessions to go through a site", RELAY_MAX, || {
-            let before = Snapshot::take(self).ok()?;
-            let session = self.pc.within(|| pop3::Session::open(pop3_server())).ok()?;
-            drop(session.ok()?);
-            before.way_since(self).ok()?.site().map(drop)
+        self.wait_status("no manager dead, and a warm link", |status| {
+            let managers = status.pointer("/relay/managers").and_then(Value::as_array);
+            managers.is_some_and(|managers| managers.len() == self.sites.len())
+                && managers.into_iter().flatten().all(|manager| is_up_or_unknown(&manager["state"]))
+                && is_warm(status)
         })
+        .map(drop)
+    }
+
+    /// Waits until the next session would go through a site over a link that is ready.
+    ///
+    /// # Errors
+    /// When that does not come.
+    pub fn wait_warm(&self) -> Result<()> {
+        self.wait_status("a warm link", is_warm).map(drop)
     }
 
     /// Whether the site's router answers from the office: a closed port says so at once.
@@ -309,6 +319,15 @@ impl Lab {
     }
 }
 
+/// A manager that was never asked is not known to be up.
+fn is_up_or_unknown(state: &Value) -> bool {
+    *state == "up" || *state == "unknown"
+}
+
+fn is_warm(status: &Value) -> bool {
+    status.pointer("/relay/route/warm").is_some()
+}
+
 /// A host on the public network of the exchange.
 fn host(
     exchange: &Netns,
@@ -375,6 +394,15 @@ fn resolve_by_lab(root: &Path) -> Result<()> {
     }
     mount(Some(&settings), system, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .context("cannot put the lab's resolv.conf in place")
+}
+
+fn keep_logs(logs: &Path, directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory)?;
+    for entry in fs::read_dir(logs)? {
+        let entry = entry?;
+        fs::copy(entry.path(), directory.join(entry.file_name()))?;
+    }
+    Ok(())
 }
 
 fn all_tails(logs: &Path) -> String {

@@ -143,7 +143,7 @@ pub fn eicar_in(lab: &Lab) -> Result<Done> {
         ensure!(notice.contains(expected), "the notice lacks {expected:?}:\n{notice}");
     }
     ensure!(notice.to_lowercase().contains("eicar"), "the notice names no virus:\n{notice}");
-    ensure!(first == again, "the second RETR gave another notice");
+    ensure!(first == again, "the second RETR gave another notice: {}", difference(&first, &again));
     ensure!(lab.mail().messages(USER)?.len() == 1, "the mail was deleted from the server");
     Ok(Done { took, way, seen: "a notice in its place".to_owned() })
 }

@@ -109,14 +109,20 @@ impl Site {
         );
         start_server(&mut self.auther, fleet, &auther, &self.root, &self.logs)?;
         for proxy in &mut self.proxies {
-            start_server(proxy, fleet, &proxy_settings(fleet), &self.root, &self.logs)?;
+            start_server(
+                proxy,
+                fleet,
+                &proxy_settings(fleet, self.plan.public),
+                &self.root,
+                &self.logs,
+            )?;
         }
         let manager = manager_settings(fleet, self.plan.public);
         start_server(&mut self.manager, fleet, &manager, &self.root, &self.logs)?;
         for server in [&mut self.auther, &mut self.manager].into_iter().chain(&mut self.proxies) {
             wait_server(server)?;
         }
-        Ok(())
+        self.wait_named()
     }
 
     /// Its name, also in the ways of mails.
@@ -163,10 +169,16 @@ impl Site {
             wait_server(&mut self.manager)?;
         }
         for proxy in self.proxies.iter_mut().filter(|proxy| proxy.daemon.is_none()) {
-            start_server(proxy, fleet, &proxy_settings(fleet), &self.root, &self.logs)?;
+            start_server(
+                proxy,
+                fleet,
+                &proxy_settings(fleet, self.plan.public),
+                &self.root,
+                &self.logs,
+            )?;
             wait_server(proxy)?;
         }
-        Ok(())
+        self.wait_named()
     }
 
     /// What the site's scanner says of these bytes.
@@ -211,12 +223,36 @@ impl Site {
         )
     }
 
+    /// Drops every packet between the internet and the manager; its proxies are still there.
+    ///
+    /// # Errors
+    /// When nftables refuses.
+    pub fn silence_manager(&self) -> Result<()> {
+        self.router.nft(&format!(
+            "table inet cut {{ chain manager {{ type filter hook forward priority 0;
+ip saddr {MANAGER} drop
+ip daddr {MANAGER} drop
+}}
+}}"
+        ))
+    }
+
     /// Lets packets pass again; no error when they did.
     ///
     /// # Errors
     /// When nftables refuses.
     pub fn mend(&self) -> Result<()> {
         self.router.nft("table inet cut\ndelete table inet cut")
+    }
+
+    /// Waits until the manager has found each of its proxies to be well, as its log says.
+    pub(crate) fn wait_named(&mut self) -> Result<()> {
+        let daemon = self.manager.daemon.as_mut().context("the manager does not run")?;
+        let log = daemon.log_path().to_owned();
+        daemon.wait_until("the manager to name every proxy", || {
+            let text = fs::read_to_string(&log).ok()?;
+            PROXIES.iter().all(|proxy| is_named(&text, *proxy)).then_some(())
+        })
     }
 
     /// How many connections each proxy has opened to mail servers: the router's count.
@@ -279,6 +315,13 @@ fn machine(plan: SitePlan, router: &Netns, role: &str, address: Ipv4Addr) -> Res
     Ok(netns)
 }
 
+/// Whether the last word of a manager's log on a proxy is that it is named.
+fn is_named(log: &str, proxy: Ipv4Addr) -> bool {
+    let proxy = format!("proxy={proxy}:");
+    let last = log.lines().rfind(|line| line.contains("manager::poll") && line.contains(&proxy));
+    last.is_some_and(|line| line.contains("is named from now on"))
+}
+
 fn manager_settings(fleet: &Fleet, public: Ipv4Addr) -> String {
     let table = PROXIES.map(|proxy| proxy.to_string()).join(", ");
     let mut settings = format!(
@@ -292,9 +335,10 @@ fn manager_settings(fleet: &Fleet, public: Ipv4Addr) -> String {
     settings
 }
 
-fn proxy_settings(fleet: &Fleet) -> String {
+fn proxy_settings(fleet: &Fleet, public: Ipv4Addr) -> String {
     format!(
-        "ticket_key = \"{}\"\nmail_ports = [{MAIL_PORTS}]\ntest_networks = [{TEST_NETWORKS}]\n\
+        "ticket_key = \"{}\"\nmail_ports = [{MAIL_PORTS}]\n\
+         own_addresses = [\"{public}\"]\ntest_networks = [{TEST_NETWORKS}]\n\
          [scan]\nclamd = [\"{SCANNER}:{SCANNER_PORT}\"]\n",
         fleet.file("ticket.pub")
     )

@@ -81,7 +81,8 @@ fn demo(lab: &mut Lab) -> Result<()> {
         match done {
             Ok(done) => {
                 let ms = done.took.as_secs_f64() * 1e3;
-                println!("{name:<34} {ms:>6.0} ms  {:<14} {:<6} {}", done.way, "ok", done.seen);
+                let way = done.way.to_string();
+                println!("{name:<34} {ms:>6.0} ms  {way:<14} {:<6} {}", "ok", done.seen);
             }
             Err(error) => {
                 wrong += 1;
