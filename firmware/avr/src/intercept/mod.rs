@@ -78,9 +78,9 @@ impl Interceptor {
         Self::start_with(&net.into(), box_stack::Settings::default(), take)
     }
 
-    /// Takes mail frames off the bridge. `take` says for each new connection, by its port, client and server,
-    /// whether it is to be intercepted; otherwise it stays on the bridge. It is asked on the packets'
-    /// thread, so it must be quick.
+    /// Takes mail frames off the bridge. `take` says for each new connection, by its port, client and
+    /// server, whether it is to be intercepted; otherwise it stays on the bridge. It is asked on the
+    /// packets' thread, so it must be quick.
     ///
     /// Connections come out of the channel; it ends when the interceptor does.
     ///

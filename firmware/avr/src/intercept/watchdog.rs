@@ -28,7 +28,7 @@ pub(super) struct Heartbeat(AtomicU64);
 impl Heartbeat {
     /// Work begins.
     pub(super) fn work(&self) {
-        self.0.store(self.0.load(Ordering::Relaxed) + 1 | 1, Ordering::Relaxed);
+        self.0.store((self.0.load(Ordering::Relaxed) + 1) | 1, Ordering::Relaxed);
     }
 
     /// Nothing is to be done.
