@@ -30,7 +30,7 @@ pub const BYES_QUEUED_MAX: usize = 512;
 pub const ATTEMPTS_MAX: u32 = 8;
 /// Most warm links a setting may ask for.
 pub const WARM_LINKS_MAX: usize = 16;
-/// Most authers tried in one login.
+/// Most authers tried in one login; the next one goes on with those after them.
 pub const AUTHERS_TRIED_MAX: usize = 8;
 /// Most messages that are no answer, read while one is awaited on a link.
 pub const STRAY_MESSAGES_MAX: usize = 16;
@@ -101,6 +101,8 @@ pub struct Timing {
     pub dns_resend: Duration,
     /// A resolver is given up after so long, TCP included.
     pub dns_resolver_max: Duration,
+    /// Once one family's addresses are there, the other's are waited for so long.
+    pub dns_second_family_max: Duration,
     /// Shortest time a list is used before DNS is asked again.
     pub dns_ttl_min: Duration,
     /// Longest time a list is used before DNS is asked again.
@@ -146,6 +148,7 @@ impl Default for Timing {
             denied_pause: s(60),
             dns_resend: s(1),
             dns_resolver_max: s(3),
+            dns_second_family_max: s(1),
             dns_ttl_min: s(5),
             dns_ttl_max: s(24 * 3600),
             dns_pause_min: s(2),

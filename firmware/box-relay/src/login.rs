@@ -69,6 +69,7 @@ impl Shared {
 
 /// Logs in whenever it is time to, for ever.
 pub(crate) async fn keep_admitted(shared: Arc<Shared>) {
+    let mut first = 0;
     loop {
         let at = Instant::from_std(shared.core().admission.login_at());
         if Instant::now() < at {
@@ -82,10 +83,11 @@ pub(crate) async fn keep_admitted(shared: Arc<Shared>) {
         if shared.core().authers_named.ask_at() <= now() {
             background::refresh(&shared, Named::Authers).await;
         }
-        match login(&shared).await {
+        match login(&shared, first).await {
             Some(Decision::Granted(granted)) => take_ticket(&shared, granted).await,
             Some(Decision::Denied(reason)) => take_denial(&shared, reason).await,
             None => {
+                first += AUTHERS_TRIED_MAX;
                 let mut core = shared.core();
                 core.counters.logins_failed += 1;
                 core.admission.failed(now());
@@ -94,16 +96,19 @@ pub(crate) async fn keep_admitted(shared: Arc<Shared>) {
     }
 }
 
-/// Asks one auther after the other.
+/// Asks one auther after the other, from the one at `first` (counted round) on.
 ///
 /// "Unknown" and "enrolment closed" are not believed from one alone: registries are copied between
 /// sites, and one may lag behind. Any other denial is final at once.
-async fn login(shared: &Arc<Shared>) -> Option<Decision> {
+async fn login(shared: &Arc<Shared>, first: usize) -> Option<Decision> {
     let port = shared.settings.auther_port;
     let authers: Vec<SocketAddr> = {
         let core = shared.core();
-        let list = core.authers_named.addresses().iter();
-        list.take(AUTHERS_TRIED_MAX).map(|ip| SocketAddr::new(*ip, port)).collect()
+        let list = core.authers_named.addresses();
+        // A short list is taken from its start each time, in the order received.
+        let first = if list.len() > AUTHERS_TRIED_MAX { first % list.len() } else { 0 };
+        let round = list.iter().cycle().skip(first).take(list.len().min(AUTHERS_TRIED_MAX));
+        round.map(|ip| SocketAddr::new(*ip, port)).collect()
     };
     let mut denial = None;
     for auther in authers {

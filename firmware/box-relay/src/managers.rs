@@ -494,4 +494,45 @@ mod tests {
         managers.probe_now(t0);
         assert_eq!(managers.next_probe(), Some(t0));
     }
+
+    proptest::proptest! {
+        /// Whatever happens in whatever order: no dead manager is a candidate, each dead one has a
+        /// probe to come, and one that answers an `Assign` is a candidate unless held.
+        #[test]
+        fn the_dead_are_never_asked_and_always_probed(
+            events in proptest::collection::vec((0u8..9, 1u8..5, 0u64..8000), 0..200),
+        ) {
+            let (mut managers, mut now, timing) = start(4);
+            for (event, last, later_ms) in events {
+                let address = address(last);
+                match event {
+                    0 => managers.asked(address, now),
+                    1 => { managers.answered(address, Heard::Assign, Duration::ZERO); }
+                    2 => { managers.answered(address, Heard::Pong, Duration::ZERO); }
+                    3 => { managers.failed(address, now); }
+                    4 => { managers.unanswered(address, now); }
+                    5 => { managers.trip(now); }
+                    6 => { managers.due_probe(now); }
+                    7 => managers.lost(address),
+                    _ => managers.suspect(address, address.ip(), now),
+                }
+                let candidates = managers.candidates(now).unwrap_or_default();
+                let mut dead = 0;
+                for (address, state, _) in managers.states(now) {
+                    let is_dead = matches!(state, StateNow::Dead { .. });
+                    proptest::prop_assert_eq!(is_dead, !candidates.contains(&address));
+                    dead += usize::from(is_dead);
+                }
+                if event == 1 {
+                    proptest::prop_assert!(candidates.contains(&address));
+                }
+                proptest::prop_assert_eq!(dead > 0, managers.next_probe().is_some());
+                if let Some(next) = managers.next_probe() {
+                    let longest = (timing.probe_pause_max * 5 / 4).max(timing.probe_max * 2);
+                    proptest::prop_assert!(next <= now + longest);
+                }
+                now += Duration::from_millis(later_ms);
+            }
+        }
+    }
 }

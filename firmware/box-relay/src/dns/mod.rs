@@ -15,7 +15,7 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::Name;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::directory::Answer;
 use crate::limits::{DNS_GARBAGE_MAX, DNS_UDP_BYTES_MAX, RESOLVERS_MAX, Timing};
@@ -78,14 +78,32 @@ pub(crate) async fn lookup(
     timing: &Timing,
 ) -> Result<Answer, LookupError> {
     let name = Name::from_ascii(name).map_err(|_| LookupError::Name)?;
-    let (v4, v6) = tokio::join!(
-        family(&name, Family::V4, resolvers, timing),
-        family(&name, Family::V6, resolvers, timing),
-    );
-    match (v4, v6) {
-        (Ok(v4), Ok(v6)) => join(Some(v4), Some(v6)).ok_or(LookupError::NoAddresses),
-        (Ok(found), Err(error)) | (Err(error), Ok(found)) => join(Some(found), None).ok_or(error),
+    let v4 = family(&name, Family::V4, resolvers, timing);
+    let v6 = family(&name, Family::V6, resolvers, timing);
+    tokio::pin!(v4, v6);
+    // Some resolvers never answer for one of the families: the other one does not wait for that.
+    let (v4, v6) = tokio::select! {
+        v4 = &mut v4 => { let v6 = second(&v4, v6, timing).await; (Some(v4), v6) }
+        v6 = &mut v6 => { let v4 = second(&v6, v4, timing).await; (v4, Some(v6)) }
+    };
+    match (v4.transpose(), v6.transpose()) {
+        (Ok(v4), Ok(v6)) => join(v4, v6).ok_or(LookupError::NoAddresses),
+        (Ok(found), Err(error)) | (Err(error), Ok(found)) => join(found, None).ok_or(error),
         (Err(error), Err(_)) => Err(error),
+    }
+}
+
+/// The other family's outcome; none if it takes too long and the first gave addresses.
+async fn second(
+    first: &Result<Answer, LookupError>,
+    other: impl Future<Output = Result<Answer, LookupError>>,
+    timing: &Timing,
+) -> Option<Result<Answer, LookupError>> {
+    match first {
+        Ok(answer) if !answer.addresses.is_empty() => {
+            timeout(timing.dns_second_family_max, other).await.ok()
+        }
+        _ => Some(other.await),
     }
 }
 
@@ -221,6 +239,8 @@ fn parse_resolv_conf(bytes: &[u8]) -> Vec<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use hickory_proto::rr::RecordType;
+
     use super::*;
     use crate::tests_support::dns::{FakeDns, Reply};
 
@@ -293,6 +313,21 @@ mod tests {
         let resolvers = [failing.address, silent.address, good.address];
         let answer = lookup("manager.example", &resolvers, &timing()).await.unwrap();
         assert_eq!(answer.addresses, [ip(9)]);
+    }
+
+    #[tokio::test]
+    async fn a_family_that_is_never_answered_does_not_hold_up_the_other() {
+        let server = FakeDns::start().await;
+        server.set(Reply { only: Some(RecordType::A), ..Reply::addresses(&[ip(2)], 60) });
+        let timing = Timing {
+            dns_resolver_max: Duration::from_secs(60),
+            dns_second_family_max: Duration::from_millis(50),
+            ..timing()
+        };
+        let resolvers = [server.address];
+        let lookup = lookup("manager.example", &resolvers, &timing);
+        let answer = timeout(Duration::from_secs(10), lookup).await.unwrap().unwrap();
+        assert_eq!(answer.addresses, [ip(2)]);
     }
 
     #[tokio::test]

@@ -22,6 +22,8 @@ pub(crate) struct Reply {
     /// Questions to ignore, counted down.
     pub(crate) dropped: usize,
     pub(crate) silent: bool,
+    /// Questions for other records are ignored.
+    pub(crate) only: Option<RecordType>,
 }
 
 impl Reply {
@@ -34,6 +36,7 @@ impl Reply {
             garbage_before: 0,
             dropped: 0,
             silent: false,
+            only: None,
         }
     }
 
@@ -137,6 +140,9 @@ fn reply_for(state: &Mutex<State>, question: &Message) -> Option<Reply> {
     let mut state = state.lock().unwrap();
     let known = state.replies.iter_mut().find(|(known, _)| known.is_empty() || known == name);
     let Some((_, reply)) = known else { return Some(Reply::addresses(&[], 0)) };
+    if reply.only.is_some_and(|only| only != question.queries[0].query_type()) {
+        return None;
+    }
     if reply.dropped > 0 {
         reply.dropped -= 1;
         return None;

@@ -95,6 +95,8 @@ pub(crate) enum Mode {
     BreakAfterOpening,
     /// Proxies: hears, and then says nothing more.
     HangAfterOpening,
+    /// Proxies: nothing but pongs that nobody asked for.
+    Pongs,
     /// Proxies: hears, and then its line is dead.
     FreezeAfterOpening,
     /// Closes each new connection in order, at once.
@@ -315,6 +317,13 @@ impl Connection {
             _ => Message::Opening,
         };
         if mode == Mode::Deaf {
+            let _ = link.recv().await;
+            return None;
+        }
+        if mode == Mode::Pongs {
+            for number in 0..100 {
+                let _ = link.send(&Message::Pong(number)).await;
+            }
             let _ = link.recv().await;
             return None;
         }
