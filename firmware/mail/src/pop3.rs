@@ -246,9 +246,8 @@ impl Pop3Session {
             (Phase::Opaque, _) => true,
             (Phase::Closed, _) => false,
             (Phase::Open, Side::Client) => self.client.bytes() < CLIENT_PENDING_BYTES_MAX,
-            (Phase::Open, Side::Server) => {
-                self.server.is_empty() && !matches!(self.reading, Reading::Verdict { .. })
-            }
+            // All else that the server sends is handled at once.
+            (Phase::Open, Side::Server) => !matches!(self.reading, Reading::Verdict { .. }),
         }
     }
 
