@@ -1,4 +1,5 @@
-//! What scanning costs on this machine: `cargo run --release -p scan --example measure`.
+//! What scanning costs on this machine: `cargo run --release -p scan --example measure [CLAMD...]`, with
+//! addresses of `clamd` servers as in the settings.
 #![allow(
     clippy::print_stdout,
     clippy::disallowed_methods,
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use scan::engine::clamd::{ClamdEngine, ClamdSettings};
 use scan::engine::yara::YaraEngine;
 use scan::mime::Walker;
 use scan::{Engine, Limits, Object, Scanner};
@@ -41,6 +43,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         engine.scan(Object { part: 0, bytes: bytes.clone(), file_name: None }).await;
     }
     println!("scan 10 KiB through the engine   {:>10.1?}", started.elapsed() / ROUNDS);
+
+    let addresses: Vec<String> = std::env::args().skip(1).collect();
+    if !addresses.is_empty() {
+        let clamd = ClamdEngine::new(&addresses, ClamdSettings::default())?;
+        let object = |bytes: &Bytes| Object { part: 0, bytes: bytes.clone(), file_name: None };
+        println!("clamd, new connection: {:?}", clamd.scan(object(&bytes)).await);
+        let started = Instant::now();
+        for _ in 0..ROUNDS {
+            clamd.scan(object(&bytes)).await;
+        }
+        println!("scan 10 KiB through clamd        {:>10.1?}", started.elapsed() / ROUNDS);
+    }
 
     for (name, mail) in [("10 KiB", mail(10 * 1024)), ("10 MiB", mail(10 * 1024 * 1024))] {
         let rounds = if mail.len() > 1024 * 1024 { 10 } else { ROUNDS };

@@ -81,6 +81,9 @@ pub struct ClamdSettings {
     pub answer_time_max: Duration,
     /// How long an idle session is kept. Default 10 s; clamd's own `IdleTimeout` is 30 s.
     pub idle_time_max: Duration,
+    /// How long a server that has failed is left alone: nobody waits for what is known to be dead. Then
+    /// one object tries it again. Default 1 s.
+    pub retry_after: Duration,
 }
 
 impl Default for ClamdSettings {
@@ -89,6 +92,7 @@ impl Default for ClamdSettings {
             connect_time_max: Duration::from_secs(2),
             answer_time_max: Duration::from_secs(12),
             idle_time_max: Duration::from_secs(10),
+            retry_after: Duration::from_secs(1),
         }
     }
 }
@@ -124,13 +128,22 @@ impl ClamdEngine {
                 .servers
                 .iter()
                 .enumerate()
-                .filter(|(at, _)| Some(*at) != tried)
+                .filter(|(at, server)| Some(*at) != tried && !server.is_down())
                 .min_by_key(|(_, server)| server.outstanding.load(Ordering::Relaxed));
             let Some((at, server)) = least else { break };
+            let answers = server.answers.load(Ordering::Relaxed);
             match server.ask(bytes).await {
-                Ok(outcome) => return outcome,
+                Ok(outcome) => {
+                    server.mark_up();
+                    return outcome;
+                }
                 Err(error) => {
-                    tracing::warn!(server = %server.address, %error, "clamd gave no answer");
+                    tracing::debug!(server = %server.address, %error, "clamd gave no answer");
+                    // Who answered others meanwhile is alive: it is this object that takes long.
+                    let alive = server.answers.load(Ordering::Relaxed) != answers;
+                    if error.is_of_the_server() && !alive {
+                        server.mark_down();
+                    }
                     if !failures.is_empty() {
                         failures.push_str("; ");
                     }
@@ -139,7 +152,11 @@ impl ClamdEngine {
             }
             tried = Some(at);
         }
-        EngineOutcome::Failed(if failures.is_empty() { "no server".to_owned() } else { failures })
+        EngineOutcome::Failed(if failures.is_empty() {
+            "no server is up".to_owned()
+        } else {
+            failures
+        })
     }
 }
 
@@ -182,6 +199,13 @@ enum AskError {
     Reported(String),
 }
 
+impl AskError {
+    /// Whether other objects would fare no better.
+    fn is_of_the_server(&self) -> bool {
+        !matches!(self, Self::Busy | Self::Reported(_))
+    }
+}
+
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
@@ -191,8 +215,12 @@ struct Server {
     settings: ClamdSettings,
     /// Bytes it has been asked about and has not answered.
     outstanding: AtomicUsize,
+    /// Counts its answers.
+    answers: AtomicUsize,
     connections: Semaphore,
     idle: Mutex<Vec<Session>>,
+    /// Set where it has failed: when it may be tried again.
+    down_until: Mutex<Option<Instant>>,
 }
 
 /// A connection in `IDSESSION`.
@@ -209,13 +237,35 @@ impl Server {
             address,
             settings,
             outstanding: AtomicUsize::new(0),
+            answers: AtomicUsize::new(0),
             connections: Semaphore::new(CONNECTIONS_MAX),
             idle: Mutex::default(),
+            down_until: Mutex::default(),
         }
+    }
+
+    fn is_down(&self) -> bool {
+        let until = self.down_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn mark_down(&self) {
+        let until = Instant::now() + self.settings.retry_after;
+        *self.down_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    fn mark_up(&self) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        *self.down_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     async fn ask(&self, bytes: &[u8]) -> Result<EngineOutcome, AskError> {
         let _outstanding = Outstanding::new(&self.outstanding, bytes.len());
+        let was_down = self.down_until.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if was_down {
+            // This object tries it for all; the others need not wait until it has failed again.
+            self.mark_down();
+        }
         let time_max = self.settings.answer_time_max;
         // Those before us have the whole time of an answer.
         let _permit = timeout(time_max, self.connections.acquire())

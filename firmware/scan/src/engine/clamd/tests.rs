@@ -179,7 +179,34 @@ async fn a_server_that_is_down_is_replaced_by_another() {
 #[tokio::test]
 async fn nobody_to_ask_is_a_failure() {
     let outcome = scan(&engine(&[]), b"x".to_vec()).await;
-    assert_eq!(outcome, EngineOutcome::Failed("no server".to_owned()));
+    assert_eq!(outcome, EngineOutcome::Failed("no server is up".to_owned()));
+}
+
+#[tokio::test]
+async fn a_dead_server_is_left_alone_and_tried_again() {
+    let settings = |retry_after| ClamdSettings {
+        answer_time_max: Duration::from_millis(50),
+        retry_after,
+        ..ClamdSettings::default()
+    };
+    let (address, connections) = fake(Act::Stall).await;
+    let engine = ClamdEngine::new(&[&address], settings(Duration::from_secs(3600))).unwrap();
+    for _ in 0..5 {
+        assert!(matches!(scan(&engine, b"x".to_vec()).await, EngineOutcome::Failed(_)));
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+    let engine = ClamdEngine::new(&[&address], settings(Duration::ZERO)).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(scan(&engine, b"x".to_vec()).await, EngineOutcome::Failed(_)));
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 3);
+    // Trouble with one object is no trouble with the server.
+    let (address, connections) = fake(Act::Reply("stream: Can't read file ERROR")).await;
+    let engine = ClamdEngine::new(&[&address], settings(Duration::from_secs(3600))).unwrap();
+    for _ in 0..3 {
+        assert!(matches!(scan(&engine, b"x".to_vec()).await, EngineOutcome::Failed(_)));
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 3);
 }
 
 #[tokio::test]
