@@ -165,7 +165,7 @@ impl Observer<'_> {
         decision
     }
 
-    fn event(&self, event: &mail::Event, outcome: &mut Outcome) {
+    fn event(&mut self, event: &mail::Event, outcome: &mut Outcome) {
         match event {
             mail::Event::Opaque(OpaqueReason::Tls) => {
                 outcome.opaque = Some(Opaque::Tls);
@@ -179,6 +179,8 @@ impl Observer<'_> {
                 warn!(session = %self.id, ?side, "timed out");
             }
             mail::Event::HoldLimit => {
+                // Counted here, and so no longer as cut off when its scan is dropped.
+                self.message = None;
                 outcome.messages += 1;
                 outcome.unscannable += 1;
                 warn!(session = %self.id, "message over the hold limit: passed unscanned");
