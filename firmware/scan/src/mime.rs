@@ -9,7 +9,7 @@
 //!
 //! - An entity whose header can be read in several ways is decoded in each of them, side by side.
 //! - Where text looks like a MIME header, though the structure says that it is none (preamble, epilogue,
-//!   text, delimiters nobody announced), what follows it is decoded as well ([`sniff`]).
+//!   text, delimiters nobody announced), what follows it is decoded as well.
 //! - Where a whole message may have another structure, or base64 another dialect, [`Walker::oddities`]
 //!   says so, and the caller walks it again as [`further_readings`] says. Regular mail never needs that.
 //!
