@@ -151,6 +151,42 @@ fn two_choices_never_take_the_worst_and_use_load_between_equals() {
     assert!(counts[1] < counts[2] && counts[2] < counts[3], "{counts:?}");
 }
 
+/// Two managers of one site whose reports are old: most sessions that one proxy of four gets of
+/// the hundred between two reports.
+fn most_between_reports(selection: Selection) -> u32 {
+    const BETWEEN_REPORTS: u32 = 100;
+    let (mut one, now, box_of_one) = fleet(selection);
+    let (mut two, _, box_of_two) = fleet(selection);
+    // Another seed than the first: they are two programs.
+    two.random = Random::new(SEED + 1);
+    let mut sessions = [0_u32; 4];
+    let mut most = 0;
+    for _ in 0..20 {
+        for (proxy, sessions) in sessions.iter().copied().enumerate() {
+            let report = Report { load_average_milli: sessions, sessions, draining: false };
+            one.reported(proxy, report, now);
+            two.reported(proxy, report, now);
+        }
+        let before = sessions;
+        for _ in 0..BETWEEN_REPORTS / 2 {
+            sessions[named(&one.assign(box_of_one, &[], now))[0]] += 1;
+            sessions[named(&two.assign(box_of_two, &[], now))[0]] += 1;
+        }
+        let got = sessions.iter().zip(before).map(|(after, before)| after - before);
+        most = most.max(got.max().unwrap());
+    }
+    most
+}
+
+#[test]
+fn least_load_herds_on_old_reports_and_two_choices_do_not() {
+    // The shares are 1, 1, 2, 2 of 6: a third is fair, and some more makes up for the time before.
+    let two_choices = most_between_reports(Selection::TwoChoices);
+    assert!(two_choices <= 60, "{two_choices}");
+    // All of them: why it is not the default.
+    assert_eq!(most_between_reports(Selection::LeastLoad), 100);
+}
+
 #[test]
 fn nothing_is_named_before_its_first_poll() {
     let now = start();
