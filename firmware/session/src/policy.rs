@@ -59,13 +59,11 @@ impl Policy {
                 engine: found.engine.clone(),
                 file_name: found.file_name.clone(),
             }),
-            Verdict::Unscannable(reason) => {
-                apply(self.action(reason, envelope), || Finding {
-                    name: format!("unscannable: {reason}"),
-                    engine: "policy".to_owned(),
-                    file_name: None,
-                })
-            }
+            Verdict::Unscannable(reason) => apply(self.action(reason, envelope), || Finding {
+                name: format!("unscannable: {reason}"),
+                engine: "policy".to_owned(),
+                file_name: None,
+            }),
         }
     }
 

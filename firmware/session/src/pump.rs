@@ -13,7 +13,9 @@ use scan::Report;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::{Carried, LINGER_MAX, Observer, Outcome, READ_BYTES_MAX, WRITE_QUEUE_BYTES_MAX, couple};
+use crate::{
+    Carried, LINGER_MAX, Observer, Outcome, READ_BYTES_MAX, WRITE_QUEUE_BYTES_MAX, couple,
+};
 
 /// The runtime's clock, which tests can stop.
 pub(crate) fn now() -> Instant {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mail::notice::Language;
 use scan::engine::clamd::{ClamdEngine, ClamdSettings};
 use scan::engine::yara::YaraEngine;
-use scan::{Engine, Limits, Scanner};
+use scan::{BYTES_IN_FLIGHT_MAX, Engine, Limits, Scanner};
 use serde::Deserialize;
 
 use crate::{Action, Carrier, Policy};
@@ -21,12 +21,16 @@ pub struct ScanSettings {
     /// Folder of YARA rules (`*.yar`, `*.yara`), beside the built-in one for the EICAR test file.
     /// Default none. Costs some milliseconds a MiB scanned, by rules.
     pub rules: Option<PathBuf>,
-    /// `clamd` servers, `"host:port"` or `"unix:/path"`. Sessions spread over them and survive the
-    /// loss of all but one. Default none.
+    /// `clamd` servers, `"host:port"` or `"unix:/path"`. Objects spread over them, and one that fails
+    /// is tried on another. Their `clamd.conf` needs `AlertExceedsMax yes` and `AlertEncrypted yes`,
+    /// or `clamd` calls clean what it did not look at. Default none.
     pub clamd: Vec<String>,
     /// Largest message that is scanned, in bytes. Default 64 MiB, which is also what one message
     /// may cost in memory, twice.
     pub message_bytes_max: usize,
+    /// Bytes of all messages in scanning together, raw and decoded; a message beyond it counts as
+    /// over the size limit. Default 512 MiB: give a small box less.
+    pub memory_bytes_max: usize,
     /// From the end of a message to its verdict, in seconds. Default 30.
     pub verdict_seconds_max: u64,
     /// Language of notices: `"en"` or `"ja"`. Default en.
@@ -77,6 +81,7 @@ impl Default for ScanSettings {
             rules: None,
             clamd: Vec::new(),
             message_bytes_max: limits.message_bytes_max,
+            memory_bytes_max: BYTES_IN_FLIGHT_MAX,
             verdict_seconds_max: limits.time_max.as_secs(),
             language: NoticeLanguage::English,
             on_infected: policy.infected,
@@ -122,8 +127,7 @@ impl ScanSettings {
     }
 
     fn scanner(&self) -> Result<Scanner, ScanSettingsError> {
-        let yara =
-            YaraEngine::new(self.rules.as_deref()).map_err(ScanSettingsError::Rules)?;
+        let yara = YaraEngine::new(self.rules.as_deref()).map_err(ScanSettingsError::Rules)?;
         let mut engines: Vec<Arc<dyn Engine>> = vec![Arc::new(yara)];
         if !self.clamd.is_empty() {
             let clamd = ClamdEngine::new(&self.clamd, ClamdSettings::default())
@@ -135,7 +139,7 @@ impl ScanSettings {
             time_max: Duration::from_secs(self.verdict_seconds_max),
             ..Limits::default()
         };
-        Ok(Scanner::new(engines, limits))
+        Ok(Scanner::with_budget(engines, limits, self.memory_bytes_max))
     }
 
     fn policy(&self) -> Policy {

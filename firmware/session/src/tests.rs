@@ -183,7 +183,6 @@ async fn unread_by_setting_is_said_to_be_unread() {
         assert_eq!(got, "EVIL");
         drop(server);
     };
-    let (carried, ()) =
-        tokio::join!(carry("test", Protocol::Smtp, near, far, &carrier), peers);
+    let (carried, ()) = tokio::join!(carry("test", Protocol::Smtp, near, far, &carrier), peers);
     assert_eq!(carried.outcome.opaque, Some(Opaque::Setting));
 }
