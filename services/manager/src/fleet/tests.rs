@@ -163,7 +163,9 @@ fn most_between_reports(selection: Selection) -> u32 {
     let mut most = 0;
     for _ in 0..20 {
         for (proxy, sessions) in sessions.iter().copied().enumerate() {
-            let report = Report { load_average_milli: sessions, sessions, draining: false };
+            // No two real hosts have the same load.
+            let load_average_milli = 4 * sessions + u32::try_from(proxy).unwrap();
+            let report = Report { load_average_milli, sessions, draining: false };
             one.reported(proxy, report, now);
             two.reported(proxy, report, now);
         }
