@@ -43,6 +43,9 @@ use tap::Tap;
 /// Bytes of an Ethernet header with one VLAN tag, the most that comes before a packet.
 const HEADER_BYTES_MAX: usize = 18;
 
+/// Largest MTU of a TAP device, in bytes.
+const PACKET_BYTES_MAX: u16 = 65_521;
+
 /// Which interfaces to stand between, and what to take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -324,12 +327,12 @@ impl BoxNet {
     }
 }
 
-/// The MTU of a port; more than an IP packet can have counts as that.
+/// The MTU of a port; more than a TAP device can have counts as that.
 fn mtu(control: &Control, name: &str) -> Result<u16, OpenError> {
     let bytes = control.mtu(name).map_err(|source| OpenError::Interface {
         step: "read the MTU of",
         name: name.to_owned(),
         source,
     })?;
-    Ok(u16::try_from(bytes).unwrap_or(u16::MAX))
+    Ok(u16::try_from(bytes).unwrap_or(u16::MAX).min(PACKET_BYTES_MAX))
 }

@@ -157,6 +157,8 @@ impl Stack {
         self.counters.accepted += 1;
         flow.active = now;
         let sound = taken.is_ok() && connection.state() == State::SynReceived;
+        // An owner that hears of a failure here has nothing to release later.
+        flow.released = !sound;
         flow.phase = Phase::Open(Box::new(Open {
             connection,
             time_wait: None,
