@@ -132,7 +132,7 @@ impl Default for Timing {
             refill_pause_min: ms(250),
             refill_pause_max: s(20),
             probe_pause_min: s(1),
-            probe_pause_max: s(20),
+            probe_pause_max: s(10),
             probe_max: s(5),
             flapping: s(300),
             proxy_forgotten_after: s(3600),

@@ -316,7 +316,8 @@ impl Open {
             Some(sent) => sent + timing.pong_max,
             None => self.last_heard + timing.ping_interval,
         };
-        let idle = self.last_used + timing.manager_idle_max;
-        [answer, Some(pong), Some(idle)].into_iter().flatten().min().unwrap_or(pong)
+        let quiet = self.unanswered.is_empty();
+        let idle = quiet.then_some(self.last_used + timing.manager_idle_max);
+        [answer, idle].into_iter().flatten().fold(pong, Instant::min)
     }
 }

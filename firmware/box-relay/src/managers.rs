@@ -127,6 +127,11 @@ impl Managers {
         self.candidates(now).ok().and_then(|list| list.first().copied())
     }
 
+    /// The list names it.
+    pub(crate) fn lists(&self, address: SocketAddr) -> bool {
+        self.entries.iter().any(|m| m.address == address)
+    }
+
     /// It owes an answer from now on.
     pub(crate) fn asked(&mut self, address: SocketAddr, now: Instant) {
         if let Some(manager) = self.find(address) {
@@ -482,6 +487,7 @@ mod tests {
         let left = managers.set_list(&[address(4), address(2), address(1), address(4)]);
         assert_eq!(left, [address(3)]);
         assert_eq!(ask(&managers, t0), [address(4), address(1)]);
+        assert!(managers.lists(address(2)) && !managers.lists(address(3)));
         assert!(!managers.failed(address(3), t0), "unlisted ones are not remembered");
     }
 

@@ -154,7 +154,7 @@ pub struct Counters {
     pub direct_no_site: u64,
     /// Sessions that the mail server did not take.
     pub sessions_failed: u64,
-    /// Times that a session went on to another proxy.
+    /// Times that a session went on to another proxy after one had been asked to open it.
     pub failovers: u64,
     /// Managers found dead.
     pub manager_failures: u64,

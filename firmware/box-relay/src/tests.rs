@@ -405,6 +405,40 @@ async fn links_closed_as_soon_as_made_are_not_made_in_a_loop() {
 }
 
 #[tokio::test]
+async fn a_manager_that_closes_a_quiet_connection_is_not_taken_for_dead() {
+    let lab = Lab::new(1).await;
+    let mut settings = Settings { warm_links: 0, ..lab.settings() };
+    settings.timing.ping_interval = Duration::from_millis(50);
+    let relay = start(settings);
+    admitted(&relay).await;
+    until_status(&relay, "up", |s| s.managers[0].state == ManagerState::Up).await;
+    sleep(Duration::from_millis(100)).await;
+    lab.managers[0].set(Mode::CloseOne);
+    until("a new connection", || lab.managers[0].log().connections == 2).await;
+    until_status(&relay, "up", |s| s.managers[0].state == ManagerState::Up).await;
+    assert_eq!(relay.status().counters.manager_failures, 0);
+    proxy_of(&open(&relay, nowhere()).await.unwrap());
+}
+
+#[tokio::test]
+async fn the_connection_to_a_manager_that_is_not_the_first_is_closed_when_quiet() {
+    let lab = Lab::new(2).await;
+    let mut settings = Settings { warm_links: 0, ..lab.settings() };
+    settings.timing.manager_idle_max = Duration::from_millis(200);
+    settings.timing.ping_interval = Duration::from_millis(200);
+    let relay = start(settings);
+    admitted(&relay).await;
+    lab.managers[0].set(Mode::Busy);
+    proxy_of(&open(&relay, nowhere()).await.unwrap());
+    assert!(relay.status().managers[1].connected);
+    lab.managers[0].set(Mode::Well);
+    until_status(&relay, "closed", |s| !s.managers[1].connected && s.managers[0].connected).await;
+    assert_eq!(relay.status().managers[1].state, ManagerState::Up, "closed is not dead");
+    sleep(Duration::from_millis(300)).await;
+    assert!(relay.status().managers[0].connected, "the first one's stays");
+}
+
+#[tokio::test]
 async fn tickets_that_are_not_this_boxs_are_not_used() {
     for mode in [Mode::Forge, Mode::OtherMac, Mode::Nonsense] {
         let lab = Lab::new(1).await;

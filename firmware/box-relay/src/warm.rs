@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use link::LinkError;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use wire::{DeniedReason, Message};
 
 use crate::assign::{self, Path};
@@ -71,7 +71,8 @@ pub(crate) async fn keep_ready(shared: Arc<Shared>) {
             (wanted, Instant::from_std(core.refill_at))
         };
         if !wanted {
-            shared.bells.keeper.notified().await;
+            // Looks again by itself too: another manager may be the first when a hold has ended.
+            let _ = timeout(timing.ping_interval, shared.bells.keeper.notified()).await;
             continue;
         }
         if Instant::now() < at {
@@ -90,6 +91,11 @@ pub(crate) async fn keep_ready(shared: Arc<Shared>) {
         };
         let mut core = shared.core();
         match path {
+            // Taken out of DNS meanwhile.
+            Some(path) if !core.managers.lists(path.manager) => {
+                drop(core);
+                drop(path);
+            }
             Some(path) => {
                 number += 1;
                 let (take, taken) = oneshot::channel();
@@ -198,16 +204,8 @@ async fn watch(shared: &Shared, path: &mut Path, since: Instant) -> End {
     let mut ping: u64 = 0;
     loop {
         let next_ping = Instant::now() + timing.ping_interval;
-        loop {
-            tokio::select! {
-                message = path.link.recv() => match message {
-                    Ok(Message::Pong(_)) => {}
-                    Ok(other) => return unasked(&other),
-                    Err(LinkError::Closed) => return End::Over,
-                    Err(error) => return End::Broken(Some(error)),
-                },
-                () = sleep_until(next_ping.min(old)) => break,
-            }
+        if let Ok(end) = timeout_at(next_ping.min(old), unasked(path)).await {
+            return end;
         }
         if Instant::now() >= old {
             return End::Over;
@@ -215,30 +213,48 @@ async fn watch(shared: &Shared, path: &mut Path, since: Instant) -> End {
         ping += 1;
         match timeout(timing.pong_max, ping_pong(path, ping)).await {
             Ok(Ok(())) => {}
-            Ok(Err(End::Broken(Some(LinkError::Closed)))) => return End::Over,
             Ok(Err(end)) => return end,
             Err(_) => return End::Silent,
         }
     }
 }
 
-async fn ping_pong(path: &mut Path, number: u64) -> Result<(), End> {
-    let broken = |error| End::Broken(Some(error));
-    path.link.send(&Message::Ping(number)).await.map_err(broken)?;
+/// Waits for what a proxy should not say before it is asked.
+async fn unasked(path: &mut Path) -> End {
     loop {
-        match path.link.recv().await.map_err(broken)? {
-            Message::Pong(pong) if pong == number => return Ok(()),
-            Message::Pong(_) => {}
-            other => return Err(unasked(&other)),
+        match path.link.recv().await {
+            Ok(Message::Pong(_)) => {}
+            Ok(message) => return End::said(&message),
+            Err(error) => return End::broken(error),
         }
     }
 }
 
-/// What a proxy says before it is asked.
-fn unasked(message: &Message) -> End {
-    match message {
-        Message::Denied(denied) => End::Declined(Some(denied.reason)),
-        Message::Refused(_) => End::Declined(None),
-        _ => End::Broken(None),
+async fn ping_pong(path: &mut Path, number: u64) -> Result<(), End> {
+    path.link.send(&Message::Ping(number)).await.map_err(End::broken)?;
+    loop {
+        match path.link.recv().await.map_err(End::broken)? {
+            Message::Pong(pong) if pong == number => return Ok(()),
+            Message::Pong(_) => {}
+            message => return Err(End::said(&message)),
+        }
+    }
+}
+
+impl End {
+    fn broken(error: LinkError) -> Self {
+        match error {
+            LinkError::Closed => Self::Over,
+            error => Self::Broken(Some(error)),
+        }
+    }
+
+    /// What a proxy said before it was asked.
+    fn said(message: &Message) -> Self {
+        match message {
+            Message::Denied(denied) => Self::Declined(Some(denied.reason)),
+            Message::Refused(_) => Self::Declined(None),
+            _ => Self::Broken(None),
+        }
     }
 }

@@ -101,6 +101,8 @@ pub(crate) enum Mode {
     FreezeAfterOpening,
     /// Closes each new connection in order, at once.
     Close,
+    /// Closes one connection it has, in order; then it does well again.
+    CloseOne,
     /// Authers: signs with another fleet's key.
     Forge,
     /// Authers: grants, for another box.
@@ -215,6 +217,16 @@ impl Connection {
         self.state.lock().unwrap().mode
     }
 
+    /// True once.
+    fn closes_one(&self) -> bool {
+        let mut state = self.state.lock().unwrap();
+        let closes = state.mode == Mode::CloseOne;
+        if closes {
+            state.mode = Mode::Well;
+        }
+        closes
+    }
+
     /// Returns once it is not frozen.
     async fn thaw(&self) {
         while self.mode() == Mode::Frozen {
@@ -227,6 +239,10 @@ impl Connection {
         let mut admitted = false;
         loop {
             self.thaw().await;
+            if self.closes_one() {
+                let _ = link.close().await;
+                return;
+            }
             let Ok(received) = tokio::time::timeout(LOOK, link.recv()).await else { continue };
             let Ok(message) = received else { return };
             // It may have been told to freeze while it waited.
