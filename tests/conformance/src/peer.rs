@@ -121,7 +121,7 @@ impl Peer {
             index += 1;
             if !rest.is_empty() && !gap.is_zero() {
                 tokio::time::sleep(gap).await;
-            } else if segments.len() > 1 || segments.first().is_some() {
+            } else if !segments.is_empty() {
                 tokio::task::yield_now().await;
             }
         }

@@ -3,11 +3,10 @@
 #![allow(clippy::print_stdout, reason = "the table is the result")]
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use conformance::script::Script;
 use conformance::{judge, run, script};
-use session::Carrier;
-use session::settings::ScanSettings;
 
 /// Sessions that are not expected to pass yet, and why. One that passes must be taken off the list.
 const NOT_YET: &[(&str, &str)] = &[];
@@ -38,16 +37,14 @@ fn scripted_sessions() -> anyhow::Result<()> {
     };
     let rules = tempfile::tempdir()?;
     std::fs::write(rules.path().join("corpus.yar"), RULE)?;
-    let settings = ScanSettings { rules: Some(rules.path().to_owned()), ..ScanSettings::default() };
-    let carrier = settings.carrier()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let (table, wrong) = runtime.block_on(run_all(scripts, &carrier));
+    let (table, wrong) = runtime.block_on(run_all(scripts, rules.path()));
     println!("{table}");
     anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
 
-async fn run_all(scripts: Vec<Script>, carrier: &Carrier) -> (String, Vec<String>) {
+async fn run_all(scripts: Vec<Script>, rules: &Path) -> (String, Vec<String>) {
     let mut running = tokio::task::JoinSet::new();
     let (mut table, mut wrong) = (String::new(), Vec::new());
     for script in scripts {
@@ -55,9 +52,9 @@ async fn run_all(scripts: Vec<Script>, carrier: &Carrier) -> (String, Vec<String
             let _ = writeln!(table, "{:26} not run: {why}", script.id);
             continue;
         }
-        let carrier = carrier.clone();
+        let rules = rules.to_owned();
         running.spawn(async move {
-            let judged = match run::run(&script, carrier).await {
+            let judged = match run::run(&script, &rules).await {
                 Ok(transcript) => judge::judge(&script, &transcript).map_err(|why| {
                     let tail = |bytes: &[u8]| {
                         let from = bytes.len().saturating_sub(300);
