@@ -41,10 +41,10 @@ impl Fleet {
         Ok(files)
     }
 
-    /// Registers the box at one site's auther.
-    pub(crate) fn register_box(&self, netns: &Netns, registry: &Path) -> Result<()> {
+    /// Does something with the box in one site's registry: `add`, `suspend`, `resume`, `remove`.
+    pub(crate) fn operate(&self, netns: &Netns, registry: &Path, verb: &str) -> Result<()> {
         let mut command = netns.command(self.program("avr-auther")?);
-        command.args(["add", "--registry"]).arg(registry).arg(BOX_MAC);
+        command.args([verb, "--registry"]).arg(registry).arg(BOX_MAC);
         run_command(&mut command).map(drop)
     }
 

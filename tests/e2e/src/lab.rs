@@ -159,6 +159,15 @@ impl Lab {
         self.sites.iter_mut().try_for_each(|site| site.start_servers(fleet))
     }
 
+    /// Has the operator `add`, `suspend`, `resume` or `remove` the box at every site's auther.
+    ///
+    /// # Errors
+    /// When `avr-auther` refuses.
+    pub fn operate(&self, verb: &str) -> Result<()> {
+        let fleet = self.fleet.as_ref().context("no fleet yet")?;
+        self.sites.iter().try_for_each(|site| site.operate(fleet, verb))
+    }
+
     /// Starts `avr` on the box.
     ///
     /// # Errors

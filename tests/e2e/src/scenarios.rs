@@ -54,6 +54,31 @@ pub fn clean_out(lab: &Lab) -> Result<Done> {
     })
 }
 
+/// A mail in a session that switches to TLS arrives byte for byte, unread by anybody.
+///
+/// # Errors
+/// When it does not.
+pub fn starttls_out(lab: &Lab) -> Result<Done> {
+    let sent = message::clean("A clean mail out, encrypted");
+    let file = lab.root().join("encrypted.eml");
+    fs::write(&file, &sent)?;
+    mail_out(lab, &sent, || {
+        let mut command = lab.pc().command("curl");
+        command.args(["--silent", "--show-error", "--ssl-reqd", "--insecure"]);
+        command.args(["--mail-from", SENDER, "--mail-rcpt", RECIPIENT, "--upload-file"]);
+        command.arg(&file).arg(format!("smtp://{MAIL_NAME}/pc.office.test"));
+        output_of(&mut command).map(drop)
+    })
+}
+
+/// A mail fetched in a session that switches to TLS is what the server gives, unread by anybody.
+///
+/// # Errors
+/// When it is not.
+pub fn stls_in(lab: &Lab) -> Result<Done> {
+    fetch(lab, &message::clean("A clean mail in, encrypted"), &["--ssl-reqd", "--insecure"])
+}
+
 /// A short mail arrives byte for byte; the way is for the caller to judge.
 ///
 /// # Errors
@@ -85,17 +110,7 @@ pub fn clean_out_ipv6(lab: &Lab) -> Result<Done> {
 /// # Errors
 /// When it is not.
 pub fn clean_in(lab: &Lab) -> Result<Done> {
-    lab.mail().empty(USER)?;
-    lab.mail().put(USER, &message::clean("A clean mail in"))?;
-    let before = Snapshot::take(lab)?;
-    let start = now();
-    let fetched = fetch_with_curl(lab)?;
-    let took = start.elapsed();
-    let way = before.way_since(lab)?;
-    check_pop3_peer(lab, &way)?;
-    let original = fetch_at_server(lab)?;
-    ensure!(fetched == original, "the mail fetched differs: {}", difference(&original, &fetched));
-    Ok(Done { took, way, seen: format!("{} bytes, identical", fetched.len()) })
+    fetch(lab, &message::clean("A clean mail in"), &[])
 }
 
 /// EICAR sent is refused with its name, and not delivered.
@@ -216,10 +231,21 @@ fn send_from_pc(lab: &Lab, server: SocketAddr, message: &[u8]) -> Result<smtp::R
     })?
 }
 
-fn fetch_with_curl(lab: &Lab) -> Result<Vec<u8>> {
+fn fetch(lab: &Lab, message: &[u8], options: &[&str]) -> Result<Done> {
+    lab.mail().empty(USER)?;
+    lab.mail().put(USER, message)?;
+    let before = Snapshot::take(lab)?;
     let mut command = lab.pc().command("curl");
     command.args(["--silent", "--show-error", "--user", &format!("{USER}:{PASSWORD}")]);
-    output_of(command.arg(format!("pop3://{MAIL_NAME}/1")))
+    command.args(options).arg(format!("pop3://{MAIL_NAME}/1"));
+    let start = now();
+    let fetched = output_of(&mut command)?;
+    let took = start.elapsed();
+    let way = before.way_since(lab)?;
+    check_pop3_peer(lab, &way)?;
+    let original = fetch_at_server(lab)?;
+    ensure!(fetched == original, "the mail fetched differs: {}", difference(&original, &fetched));
+    Ok(Done { took, way, seen: format!("{} bytes, identical", fetched.len()) })
 }
 
 fn fetch_at_server(lab: &Lab) -> Result<Vec<u8>> {

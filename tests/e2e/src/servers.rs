@@ -7,6 +7,7 @@ use std::{
     net::{IpAddr, TcpStream},
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -18,8 +19,8 @@ use crate::{
     message::{EICAR_PARTS, LAB_MARKER},
     netns::{Netns, run_command},
     plan::{
-        DNS, DOMAIN, MAIL, MANAGER_TTL_S, PASSWORD, POP3_PORT, SCANNER, SCANNER_PORT, SITES,
-        SMTP_PORT, WEB,
+        DNS, DOMAIN, MAIL, MAIL_NAME, MANAGER_TTL_S, PASSWORD, POP3_PORT, SCANNER, SCANNER_PORT,
+        SITES, SMTP_PORT, WEB,
     },
 };
 
@@ -44,6 +45,7 @@ impl MailHost {
         let maildirs = directory.join("maildirs");
         fs::create_dir_all(&maildirs)?;
         chown(&maildirs, Some(MAIL_UID), Some(MAIL_UID))?;
+        make_certificate(&directory)?;
         let mut postfix = start_postfix(netns, &directory, logs)?;
         let mut dovecot = start_dovecot(netns, &directory, logs)?;
         postfix.wait_listening(netns, (MAIL, SMTP_PORT).into())?;
@@ -114,6 +116,15 @@ impl MailHost {
     }
 }
 
+/// A self-signed certificate, for STARTTLS and STLS: `mail.pem` and `mail.key`.
+fn make_certificate(directory: &Path) -> Result<()> {
+    let mut command = Command::new("openssl");
+    command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
+    command.args(["-nodes", "-days", "2", "-subj", &format!("/CN={MAIL_NAME}"), "-keyout"]);
+    command.arg(directory.join("mail.key")).arg("-out").arg(directory.join("mail.pem"));
+    run_command(&mut command).map(drop)
+}
+
 fn start_postfix(netns: &Netns, directory: &Path, logs: &Path) -> Result<Daemon> {
     let settings = directory.join("postfix");
     let queue = directory.join("queue");
@@ -121,7 +132,7 @@ fn start_postfix(netns: &Netns, directory: &Path, logs: &Path) -> Result<Daemon>
     for path in [&settings, &queue, &data] {
         fs::create_dir_all(path)?;
     }
-    run_command(std::process::Command::new("chown").arg("postfix").arg(&data))?;
+    run_command(Command::new("chown").arg("postfix").arg(&data))?;
     let maildirs = directory.join("maildirs");
     let main = format!(
         "compatibility_level = 3.6
@@ -149,13 +160,17 @@ virtual_mailbox_limit = 0
 smtpd_client_connection_count_limit = 0
 smtpd_client_connection_rate_limit = 0
 smtpd_error_sleep_time = 0
+smtpd_tls_security_level = may
+smtpd_tls_cert_file = {directory}/mail.pem
+smtpd_tls_key_file = {directory}/mail.key
 ",
+        directory = directory.display(),
         queue = queue.display(),
         data = data.display(),
         log = logs.join("postfix.log").display(),
         logs = logs.display(),
         maildirs = maildirs.display(),
-        mail_name = crate::plan::MAIL_NAME,
+        mail_name = MAIL_NAME,
     );
     fs::write(settings.join("main.cf"), main)?;
     fs::write(settings.join("master.cf"), POSTFIX_MASTER)?;
@@ -185,6 +200,7 @@ discard   unix - - n -     - discard
 smtp      unix - - n -     - smtp
 local     unix - n n -     - local
 virtual   unix - n n -     - virtual
+tlsmgr    unix - - n 1000? 1 tlsmgr
 anvil     unix - - n -     1 anvil
 scache    unix - - n -     1 scache
 postlog   unix-dgram n - n - 1 postlogd
@@ -199,7 +215,9 @@ fn start_dovecot(netns: &Netns, directory: &Path, logs: &Path) -> Result<Daemon>
 base_dir = {base}
 state_dir = {base}
 log_path = /dev/stderr
-ssl = no
+ssl = yes
+ssl_cert = <{directory}/mail.pem
+ssl_key = <{directory}/mail.key
 disable_plaintext_auth = no
 first_valid_uid = 100
 mail_location = maildir:{maildirs}/%n
@@ -223,6 +241,7 @@ service anvil {{
 }}
 ",
         base = base.display(),
+        directory = directory.display(),
         maildirs = directory.join("maildirs").display(),
     );
     fs::write(&settings, text)?;

@@ -100,8 +100,8 @@ impl Site {
     /// Starts auther, manager and proxies, and waits until all listen.
     pub(crate) fn start_servers(&mut self, fleet: &Fleet) -> Result<()> {
         wait_clamd(&mut self.scanner.1, &self.scanner.0)?;
-        let registry = self.root.join(format!("{}-registry.sqlite", self.plan.name));
-        fleet.register_box(&self.auther.netns, &registry)?;
+        let registry = self.registry();
+        fleet.operate(&self.auther.netns, &registry, "add")?;
         let auther = format!(
             "ticket_key = \"{}\"\nregistry = \"{}\"\n",
             fleet.file("ticket.key"),
@@ -179,6 +179,15 @@ impl Site {
             wait_server(proxy)?;
         }
         self.wait_named()
+    }
+
+    /// Does something with the box in the auther's registry: `add`, `suspend`, `resume`, `remove`.
+    pub(crate) fn operate(&self, fleet: &Fleet, verb: &str) -> Result<()> {
+        fleet.operate(&self.auther.netns, &self.registry(), verb)
+    }
+
+    fn registry(&self) -> PathBuf {
+        self.root.join(format!("{}-registry.sqlite", self.plan.name))
     }
 
     /// What the site's scanner says of these bytes.

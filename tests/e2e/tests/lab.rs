@@ -8,7 +8,13 @@ use e2e::{Lab, evidence::Way, figures, in_lab, message, plan, scenarios};
 #[test]
 fn mail_crosses_a_plain_bridge_as_it_is() {
     in_lab(|lab| {
-        for step in [scenarios::clean_out, scenarios::clean_out_ipv6, scenarios::clean_in] {
+        for step in [
+            scenarios::clean_out,
+            scenarios::clean_out_ipv6,
+            scenarios::starttls_out,
+            scenarios::clean_in,
+            scenarios::stls_in,
+        ] {
             let done = step(lab)?;
             ensure!(done.way == Way::Direct, "went {}", done.way);
         }

@@ -1,9 +1,9 @@
 //! Mail through the whole chain, all well.
 #![allow(clippy::tests_outside_test_module, reason = "an integration test is all tests")]
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::{
-    in_product_lab,
+    Lab, in_product_lab,
     scenarios::{self, Done},
 };
 
@@ -35,6 +35,21 @@ fn eicar_in_is_replaced_by_a_notice_and_stays_on_the_server() {
 #[test]
 fn a_virus_that_only_the_sites_scanner_knows_is_refused() {
     in_product_lab(|lab| relayed(&scenarios::marked_out(lab)?));
+}
+
+#[test]
+fn sessions_that_switch_to_tls_pass_and_are_counted_as_unread() {
+    in_product_lab(|lab| {
+        let unread = |lab: &Lab| -> Result<u64> {
+            lab.status()?["counters"]["sessions_tls"].as_u64().context("no such counter")
+        };
+        let before = unread(lab)?;
+        relayed(&scenarios::starttls_out(lab)?)?;
+        relayed(&scenarios::stls_in(lab)?)?;
+        let after = unread(lab)?;
+        ensure!(after == before + 2, "{before} sessions before, {after} after");
+        Ok(())
+    });
 }
 
 #[test]

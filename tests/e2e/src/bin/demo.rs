@@ -24,11 +24,12 @@ enum Expected {
     Bridged,
 }
 
-const LINES: [Line; 20] = [
+const LINES: [Line; 21] = [
     ("a web page, all well", |lab| scenarios::download(lab), Expected::Bridged),
     ("a clean mail out (swaks)", |lab| scenarios::clean_out(lab), Expected::Relayed),
     ("a clean mail out by IPv6", |lab| scenarios::clean_out_ipv6(lab), Expected::Relayed),
     ("a clean mail fetched (curl)", |lab| scenarios::clean_in(lab), Expected::Relayed),
+    ("a mail out by STARTTLS, unread", |lab| scenarios::starttls_out(lab), Expected::Relayed),
     ("EICAR out", |lab| scenarios::eicar_out(lab), Expected::Relayed),
     ("EICAR fetched", |lab| scenarios::eicar_in(lab), Expected::Relayed),
     ("a virus only the site knows, out", |lab| scenarios::marked_out(lab), Expected::Relayed),
