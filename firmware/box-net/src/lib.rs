@@ -263,7 +263,18 @@ impl BoxNet {
     ///
     /// The device is gone or down.
     pub fn send(&self, port: Port, frame: &[u8]) -> io::Result<bool> {
-        Ok(self.tap(port).send(frame)?)
+        Ok(self.tap(port).send(frame, None)?)
+    }
+
+    /// Sends several TCP segments of one connection as one frame, which the kernel or the card cuts into
+    /// segments of `segment_bytes` data bytes each. No header may have options, and the TCP checksum is
+    /// that of the pseudo-header, not inverted; `false` if the kernel has no room.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone or down, or the frame is not of this kind.
+    pub fn send_segments(&self, port: Port, frame: &[u8], segment_bytes: u16) -> io::Result<bool> {
+        Ok(self.tap(port).send(frame, Some(segment_bytes))?)
     }
 
     /// Waits until a frame has come, [`BoxNet::wake`] was called, or `timeout` is over.

@@ -36,6 +36,7 @@ const SIOCDEVPRIVATE: c_ulong = 0x89f0;
 const TUNSETIFF: c_ulong = nix::request_code_write!(b'T', 202, size_of::<c_int>());
 const IFF_TAP: i16 = 0x0002;
 const IFF_NO_PI: i16 = 0x1000;
+const IFF_VNET_HDR: i16 = 0x4000;
 
 nix::ioctl_write_ptr_bad!(ioctl_tun_set, TUNSETIFF, libc::ifreq);
 nix::ioctl_write_ptr_bad!(ioctl_bridge_create, SIOCBRADDBR, c_char);
@@ -180,10 +181,11 @@ impl Control {
     }
 }
 
-/// Makes an open `/dev/net/tun` a TAP device without packet information.
+/// Makes an open `/dev/net/tun` a TAP device without packet information, with a virtio header before
+/// each frame.
 pub(crate) fn make_tap(tun: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
     let mut request = request(name)?;
-    request.ifr_ifru.ifru_flags = IFF_TAP | IFF_NO_PI;
+    request.ifr_ifru.ifru_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
     // SAFETY: the kernel reads an `ifreq` with name and flags set, during the call only.
     unsafe { ioctl_tun_set(tun.as_fd().as_raw_fd(), &raw const request) }.map(drop)
 }

@@ -19,11 +19,12 @@ mod stack;
 mod table;
 #[cfg(test)]
 mod tests;
+mod train;
 
 pub use frame::{ETHERNET_BYTES, MacAddress, Segment};
 pub use model::{
     Counters, Disposition, Entropy, FRAME_QUEUE_MAX, FlowError, HELD_MAX, Opening, Overflow,
-    Refusal, Settings, Verdict,
+    Refusal, Settings, Transmit, Verdict,
 };
 pub use stack::Stack;
 pub use table::{FLOWS_MAX, FlowId};

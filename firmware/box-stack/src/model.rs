@@ -30,6 +30,8 @@ pub struct Settings {
     pub hold_limit: Duration,
     /// How long a flow may stay without a byte either way before it is reset.
     pub idle_limit: Duration,
+    /// Whether the driver can cut frames into segments ([`Transmit::segment_bytes`]).
+    pub segments: bool,
     /// What happens to new connections beyond a limit.
     pub overflow: Overflow,
 }
@@ -45,9 +47,22 @@ impl Default for Settings {
             hold_limit: Duration::from_secs(75),
             // RFC 5321 §4.5.3.2.7 gives the longest wait, ten minutes; POP3's is ten as well.
             idle_limit: Duration::from_secs(30 * 60),
+            segments: false,
             overflow: Overflow::Bridge,
         }
     }
+}
+
+/// A frame to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transmit<'a> {
+    /// The port to send it out of.
+    pub port: Port,
+    /// The frame.
+    pub frame: &'a [u8],
+    /// Data bytes of each TCP segment that the frame is to be cut into, its checksums completed; `None`
+    /// if it is to be sent as it is.
+    pub segment_bytes: Option<u16>,
 }
 
 /// What happens to a SYN for which there is no room.

@@ -12,9 +12,10 @@ use crate::connection::{Connection, Outgoing, Received, Sizes};
 use crate::flow::{End, Ended, Flow, LINGER, Limits, Open, Phase, Residue};
 use crate::frame::Segment;
 use crate::table::{FlowId, Table};
+use crate::train::Train;
 use crate::{
     Counters, Disposition, Entropy, FRAME_QUEUE_MAX, FlowError, Opening, Port, Refusal, Settings,
-    Verdict,
+    Transmit, Verdict,
 };
 
 /// A flow is not looked at again sooner than this without a frame or a call that concerns it.
@@ -49,6 +50,7 @@ pub struct Stack {
     pub(crate) accepted: VecDeque<FlowId>,
     queue: VecDeque<(Port, Vec<u8>)>,
     current: Vec<u8>,
+    train: Train,
     pub(crate) outgoing: Outgoing,
     pub(crate) events: VecDeque<Opening>,
     wakers: Vec<Waker>,
@@ -80,6 +82,7 @@ impl Stack {
             accepted: VecDeque::new(),
             queue: VecDeque::new(),
             current: Vec::new(),
+            train: Train::default(),
             outgoing: Outgoing::new(usize::from(settings.mtu)),
             events: VecDeque::new(),
             wakers: Vec::new(),
@@ -321,11 +324,11 @@ impl Stack {
         }
     }
 
-    /// The next frame to send, and the port to send it out of.
-    pub fn poll_transmit(&mut self, now: Instant) -> Option<(Port, &[u8])> {
+    /// The next frame to send.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit<'_>> {
         if let Some((port, frame)) = self.queue.pop_front() {
             self.current = frame;
-            return Some((port, &self.current));
+            return Some(Transmit { port, frame: &self.current, segment_bytes: None });
         }
         while let Some(id) = self.ready.pop_front() {
             let Some(flow) = self.table.get_mut(id) else { continue };
@@ -333,14 +336,25 @@ impl Stack {
                 continue;
             }
             let port = flow.port;
-            match self.egress(id, now) {
-                // Behind the others: one frame each in turn.
-                Some(bytes) => {
-                    self.mark_ready(id);
-                    return Some((port, self.outgoing.frame(bytes)));
+            let Some(bytes) = self.egress(id, now) else {
+                self.schedule(id, now);
+                continue;
+            };
+            // Behind the others: one frame each in turn.
+            self.mark_ready(id);
+            if self.settings.segments && self.train.begin(self.outgoing.frame(bytes)) {
+                while let Some(bytes) = self.egress(id, now) {
+                    if !self.train.add(self.outgoing.frame(bytes)) {
+                        let frame = self.outgoing.frame(bytes).to_vec();
+                        self.enqueue(port, Some(frame));
+                        break;
+                    }
                 }
-                None => self.schedule(id, now),
+                let (frame, segment_bytes) = self.train.finish();
+                return Some(Transmit { port, frame, segment_bytes });
             }
+            let frame = self.outgoing.frame(bytes);
+            return Some(Transmit { port, frame, segment_bytes: None });
         }
         None
     }

@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use box_net::{BoxNet, Port};
-use box_stack::{FlowError, FlowId, Stack};
+use box_stack::{FlowError, FlowId, Stack, Transmit};
 use tokio::sync::mpsc;
 
 pub use box_stack::Refusal;
@@ -94,7 +94,7 @@ impl Interceptor {
     ) -> Result<(Self, mpsc::Receiver<Incoming>), StartError> {
         box_net::map_large_allocations(MAPPED_BYTES);
         let net = BoxNet::open(net)?;
-        let stack = box_stack::Settings { mtu: net.mtu().max(1280), ..stack };
+        let stack = box_stack::Settings { mtu: net.mtu().max(1280), segments: true, ..stack };
         let stack = Stack::new(stack, Box::new(random), now());
         let shared = Arc::new(Shared {
             net,
@@ -248,15 +248,22 @@ impl Shared {
 
     /// Sends what the stack has to send.
     fn transmit(&self, stack: &mut Stack, now: Instant) {
-        while let Some((port, frame)) = stack.poll_transmit(now) {
-            self.send(port, frame);
+        while let Some(Transmit { port, frame, segment_bytes }) = stack.poll_transmit(now) {
+            self.count(match segment_bytes {
+                Some(bytes) => self.net.send_segments(port, frame, bytes),
+                None => self.net.send(port, frame),
+            });
         }
     }
 
     fn send(&self, port: Port, frame: &[u8]) {
-        // A frame that cannot be sent is a frame lost on the way: TCP sees to it. A device that is
-        // gone shows on the next receive.
-        if !self.net.send(port, frame).unwrap_or(false) {
+        self.count(self.net.send(port, frame));
+    }
+
+    /// A frame that cannot be sent is a frame lost on the way: TCP sees to it. A device that is gone
+    /// shows on the next receive.
+    fn count(&self, sent: io::Result<bool>) {
+        if !sent.unwrap_or(false) {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }

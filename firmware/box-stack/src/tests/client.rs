@@ -10,7 +10,7 @@ use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant as StackInstant;
-use smoltcp::wire::{HardwareAddress, IpCidr};
+use smoltcp::wire::{HardwareAddress, IpCidr, Ipv4Packet, Ipv6Packet, TcpPacket};
 
 use crate::frame::ETHERNET_BYTES;
 use crate::{Disposition, FlowError, FlowId, Opening, Port, Segment, Settings, Stack, Verdict};
@@ -131,6 +131,7 @@ pub(crate) struct World {
     pub(crate) dispositions: Vec<Disposition>,
     /// Every frame the stack has sent.
     pub(crate) seen: Vec<Vec<u8>>,
+    pub(crate) longest_train: usize,
     epoch: Instant,
     to_stack: VecDeque<Vec<u8>>,
     to_client: VecDeque<Vec<u8>>,
@@ -156,6 +157,7 @@ impl World {
             policy: Verdict::Take,
             dispositions: Vec::new(),
             seen: Vec::new(),
+            longest_train: 0,
             epoch: now,
             to_stack: VecDeque::new(),
             to_client: VecDeque::new(),
@@ -203,12 +205,15 @@ impl World {
     }
 
     pub(crate) fn transmit(&mut self) {
-        while let Some((port, frame)) = self.stack.poll_transmit(self.now) {
-            assert_eq!(port, Port::Lan, "the client is on the LAN port");
+        while let Some(transmit) = self.stack.poll_transmit(self.now) {
+            let frame = transmit.frame;
+            assert_eq!(transmit.port, Port::Lan, "the client is on the LAN port");
             assert_eq!((&frame[..6], &frame[6..12]), (&CLIENT_MAC[..], &SERVER_MAC[..]));
-            let frame = frame.to_vec();
-            self.seen.push(frame.clone());
-            self.faults.pass(&mut self.to_client, frame);
+            self.longest_train = self.longest_train.max(frame.len());
+            for frame in cut(frame, transmit.segment_bytes) {
+                self.seen.push(frame.clone());
+                self.faults.pass(&mut self.to_client, frame);
+            }
         }
     }
 
@@ -293,6 +298,40 @@ impl World {
         let mut context = Context::from_waker(Waker::noop());
         self.stack.poll_write(flow, &mut context, data, self.now)
     }
+}
+
+/// Cuts a frame into segments as the kernel does.
+fn cut(frame: &[u8], segment_bytes: Option<u16>) -> Vec<Vec<u8>> {
+    let Some(segment_bytes) = segment_bytes else { return vec![frame.to_vec()] };
+    let segment = Segment::parse(frame).unwrap();
+    let network = if segment.source().is_ipv4() { 20 } else { 40 };
+    let headers = &frame[..ETHERNET_BYTES + network + 20];
+    let data = &frame[headers.len()..];
+    let chunks: Vec<&[u8]> = data.chunks(segment_bytes.into()).collect();
+    let last = chunks.len() - 1;
+    let mut frames = Vec::new();
+    let mut sequence = segment.sequence();
+    for (n, chunk) in chunks.into_iter().enumerate() {
+        let mut frame = [headers, chunk].concat();
+        let (source, destination) = (segment.source().ip(), segment.destination().ip());
+        let packet = &mut frame[ETHERNET_BYTES..];
+        if network == 20 {
+            let length = u16::try_from(packet.len()).unwrap();
+            let mut ip = Ipv4Packet::new_unchecked(packet);
+            ip.set_total_len(length);
+            ip.fill_checksum();
+        } else {
+            let length = u16::try_from(packet.len() - 40).unwrap();
+            Ipv6Packet::new_unchecked(packet).set_payload_len(length);
+        }
+        let mut tcp = TcpPacket::new_unchecked(&mut frame[ETHERNET_BYTES + network..]);
+        tcp.set_seq_number(crate::compose::sequence_number(sequence));
+        tcp.set_psh(tcp.psh() && n == last);
+        tcp.fill_checksum(&source.into(), &destination.into());
+        sequence = sequence.wrapping_add(u32::try_from(chunk.len()).unwrap());
+        frames.push(frame);
+    }
+    frames
 }
 
 pub(crate) fn v4_ends() -> (SocketAddr, SocketAddr) {

@@ -147,10 +147,29 @@ fn bytes_arrive_whole_both_ways_over_both_families() {
     }
 }
 
+#[test]
+fn segments_travel_together_where_the_driver_can_cut_them() {
+    for (client, server) in [v4_ends(), v6_ends()] {
+        let settings = Settings { segments: true, ..Settings::default() };
+        let mut world = World::new(settings, Client::connect(client, server, 1));
+        transfer(&mut world, &pattern(300_000, 1), &pattern(900_000, 2));
+        assert!(world.longest_train > 20_000, "{} bytes", world.longest_train);
+        assert!(world.longest_train <= 60 * 1024);
+        assert!(world.seen.iter().all(|frame| frame.len() <= 1514));
+    }
+}
+
 proptest! {
     #[test]
-    fn bytes_arrive_whole_over_a_bad_line(seed: u64, up in 0usize..200_000, down in 0usize..200_000) {
-        let mut world = World::v4();
+    fn bytes_arrive_whole_over_a_bad_line(
+        seed: u64,
+        segments: bool,
+        up in 0usize..200_000,
+        down in 0usize..200_000,
+    ) {
+        let (client, server) = v4_ends();
+        let settings = Settings { segments, ..Settings::default() };
+        let mut world = World::new(settings, Client::connect(client, server, 1));
         world.faults = Faults::seeded(seed);
         transfer(&mut world, &pattern(up, 3), &pattern(down, 4));
     }
