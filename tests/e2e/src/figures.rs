@@ -171,6 +171,7 @@ fn warm_round_trips(lab: &mut Lab, direct: usize) -> Result<Figure> {
 /// When one of them is lost.
 pub fn idle_memory(lab: &Lab) -> Result<Figure> {
     let id = lab.gateway().id().context("the box does not run")?;
+    let relayed_before = counter(lab, "/counters/sessions_relay")?;
     let before = resident_kib(id)?;
     let during = lab.pc().within(|| -> Result<u64> {
         let mut sessions = Vec::with_capacity(IDLE_SESSIONS);
@@ -186,9 +187,10 @@ pub fn idle_memory(lab: &Lab) -> Result<Figure> {
         Ok(during)
     })??;
     let cost = during.saturating_sub(before);
+    let relayed = counter(lab, "/counters/sessions_relay")? - relayed_before;
     Ok(Figure {
         name: "memory of 1,000 idle intercepted sessions",
-        measured: format!("{} MiB", cost / 1024),
+        measured: format!("{} MiB, {relayed} of them by relay", cost / 1024),
         beside: format!("{} MiB with none", before / 1024),
         target: format!("at most {} MiB more", IDLE_KIB_MAX / 1024),
         reached: cost <= IDLE_KIB_MAX,
@@ -211,11 +213,11 @@ pub fn bulk(lab: &mut Lab) -> Result<Vec<Figure>> {
         ("bulk to the server, unscanned, one core", false, bridge[0], haproxy.map(|both| both[0])),
         ("bulk to the client, unscanned, one core", true, bridge[1], haproxy.map(|both| both[1])),
     ] {
-        let taken_before = flows_taken(lab)?;
+        let taken_before = counter(lab, "/flows/taken")?;
         let cpu_before = cpu_seconds(id)?;
         let gbit = transfer(lab, MAIL, download)?;
         let cpu = cpu_seconds(id)? - cpu_before;
-        ensure!(flows_taken(lab)? > taken_before, "the bulk data was not intercepted");
+        ensure!(counter(lab, "/flows/taken")? > taken_before, "the bulk data was not intercepted");
         let gigabytes = gbit * f64::from(BULK_SECONDS) / 8.0;
         let haproxy =
             haproxy.map_or("not installed".to_owned(), |gbit| format!("{gbit:.1} Gbit/s"));
@@ -352,9 +354,10 @@ fn haproxy_transfers(lab: &Lab) -> Result<Option<[f64; 2]>> {
     Ok(Some([transfer(lab, BOX, false)?, transfer(lab, BOX, true)?]))
 }
 
-fn flows_taken(lab: &Lab) -> Result<u64> {
-    let status = lab.status()?;
-    status["flows"]["taken"].as_u64().context("the status tells no flows")
+/// A number in the box's status.
+fn counter(lab: &Lab, pointer: &str) -> Result<u64> {
+    let number = lab.status()?.pointer(pointer).and_then(Value::as_u64);
+    number.with_context(|| format!("the status tells no {pointer}"))
 }
 
 /// Resident memory of a process, in KiB.

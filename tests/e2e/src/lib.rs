@@ -21,6 +21,7 @@ pub mod plan;
 pub mod pop3;
 mod sandbox;
 pub mod scenarios;
+mod server;
 mod servers;
 mod site;
 pub mod smtp;

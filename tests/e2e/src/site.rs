@@ -17,6 +17,7 @@ use crate::{
         AUTHER, AUTHER_PORT, MAIL_PORTS, MANAGER, MANAGER_PORT, PROXIES, PROXY_PORT,
         PROXY_PUBLIC_PORTS, SCANNER, SCANNER_PORT, SITE_ROUTER, SitePlan, TEST_NETWORKS,
     },
+    server::Server,
     servers::{ask_clamd, start_clamd, wait_clamd},
 };
 
@@ -24,25 +25,12 @@ use crate::{
 #[derive(Debug)]
 pub struct Site {
     plan: SitePlan,
-    root: PathBuf,
-    logs: PathBuf,
+    registry: PathBuf,
     router: Netns,
     auther: Server,
     manager: Server,
     proxies: Vec<Server>,
     scanner: (Netns, Daemon),
-}
-
-/// A machine of the site and the program on it, if that runs.
-#[derive(Debug)]
-struct Server {
-    name: String,
-    program: &'static str,
-    role: &'static str,
-    address: Ipv4Addr,
-    port: u16,
-    netns: Netns,
-    daemon: Option<Daemon>,
 }
 
 impl Site {
@@ -75,23 +63,22 @@ impl Site {
         router.forward_packets()?;
         router.nft(&router_rules(plan))?;
         let machine = |role: &str, address| machine(plan, &router, role, address);
-        let server = |role, number: &str, program, address, port| -> Result<Server> {
+        let server = |role, number: &str, address: Ipv4Addr, port| -> Result<Server> {
             let netns = machine(&format!("{role}{number}"), address)?;
             let name = format!("{name}-{role}{number}");
-            Ok(Server { name, program, role, address, port, netns, daemon: None })
+            Ok(Server::new(name, role, (address, port).into(), netns, (root, logs)))
         };
         let scanner = machine("scanner", SCANNER)?;
         let clamd = start_clamd(&format!("{name}-scanner"), &scanner, root, logs)?;
         Ok(Self {
-            auther: server("auther", "", "avr-auther", AUTHER, AUTHER_PORT)?,
-            manager: server("manager", "", "avr-manager", MANAGER, MANAGER_PORT)?,
+            auther: server("auther", "", AUTHER, AUTHER_PORT)?,
+            manager: server("manager", "", MANAGER, MANAGER_PORT)?,
             proxies: vec![
-                server("proxy", "1", "avr-proxy", PROXIES[0], PROXY_PORT)?,
-                server("proxy", "2", "avr-proxy", PROXIES[1], PROXY_PORT)?,
+                server("proxy", "1", PROXIES[0], PROXY_PORT)?,
+                server("proxy", "2", PROXIES[1], PROXY_PORT)?,
             ],
+            registry: root.join(format!("{name}-registry.sqlite")),
             plan,
-            root: root.to_owned(),
-            logs: logs.to_owned(),
             router,
             scanner: (scanner, clamd),
         })
@@ -100,29 +87,19 @@ impl Site {
     /// Starts auther, manager and proxies, and waits until all listen.
     pub(crate) fn start_servers(&mut self, fleet: &Fleet) -> Result<()> {
         wait_clamd(&mut self.scanner.1, &self.scanner.0)?;
-        let registry = self.registry();
-        fleet.operate(&self.auther.netns, &registry, "add")?;
+        self.operate(fleet, "add")?;
         let auther = format!(
             "ticket_key = \"{}\"\nregistry = \"{}\"\n",
             fleet.file("ticket.key"),
-            registry.display()
+            self.registry.display()
         );
-        start_server(&mut self.auther, fleet, &auther, &self.root, &self.logs)?;
+        let public = self.plan.public;
+        self.auther.start(fleet, &auther)?;
         for proxy in &mut self.proxies {
-            start_server(
-                proxy,
-                fleet,
-                &proxy_settings(fleet, self.plan.public),
-                &self.root,
-                &self.logs,
-            )?;
+            proxy.start(fleet, &proxy_settings(fleet, public))?;
         }
-        let manager = manager_settings(fleet, self.plan.public);
-        start_server(&mut self.manager, fleet, &manager, &self.root, &self.logs)?;
-        for server in [&mut self.auther, &mut self.manager].into_iter().chain(&mut self.proxies) {
-            wait_server(server)?;
-        }
-        self.wait_named()
+        self.manager.start(fleet, &manager_settings(fleet, public))?;
+        self.wait_serving()
     }
 
     /// Its name, also in the ways of mails.
@@ -150,7 +127,7 @@ impl Site {
     /// # Errors
     /// When it does not run.
     pub fn kill_manager(&mut self) -> Result<()> {
-        kill_server(&mut self.manager)
+        self.manager.kill()
     }
 
     /// Kills proxy `index` (SIGKILL).
@@ -158,36 +135,18 @@ impl Site {
     /// # Errors
     /// When there is none, or it does not run.
     pub fn kill_proxy(&mut self, index: usize) -> Result<()> {
-        kill_server(self.proxies.get_mut(index).context("no such proxy")?)
+        self.proxies.get_mut(index).context("no such proxy")?.kill()
     }
 
     /// Starts again whatever was killed.
     pub(crate) fn restart_killed(&mut self, fleet: &Fleet) -> Result<()> {
-        if self.manager.daemon.is_none() {
-            let settings = manager_settings(fleet, self.plan.public);
-            start_server(&mut self.manager, fleet, &settings, &self.root, &self.logs)?;
-            wait_server(&mut self.manager)?;
-        }
-        for proxy in self.proxies.iter_mut().filter(|proxy| proxy.daemon.is_none()) {
-            start_server(
-                proxy,
-                fleet,
-                &proxy_settings(fleet, self.plan.public),
-                &self.root,
-                &self.logs,
-            )?;
-            wait_server(proxy)?;
-        }
-        self.wait_named()
+        self.servers().try_for_each(|server| server.start_again(fleet))?;
+        self.wait_serving()
     }
 
     /// Does something with the box in the auther's registry: `add`, `suspend`, `resume`, `remove`.
     pub(crate) fn operate(&self, fleet: &Fleet, verb: &str) -> Result<()> {
-        fleet.operate(&self.auther.netns, &self.registry(), verb)
-    }
-
-    fn registry(&self) -> PathBuf {
-        self.root.join(format!("{}-registry.sqlite", self.plan.name))
+        fleet.operate(self.auther.netns(), &self.registry, verb)
     }
 
     /// What the site's scanner says of these bytes.
@@ -206,7 +165,7 @@ impl Site {
         [(&self.auther, AUTHER_PORT), (&self.manager, MANAGER_PORT)]
             .into_iter()
             .chain(proxies)
-            .map(|(server, port)| (server.name.as_str(), (self.plan.public, port).into()))
+            .map(|(server, port)| (server.name(), (self.plan.public, port).into()))
             .collect()
     }
 
@@ -215,9 +174,8 @@ impl Site {
     /// # Errors
     /// When it does not run.
     pub fn server(&mut self, name: &str) -> Result<(u32, String)> {
-        let servers = [&mut self.auther, &mut self.manager].into_iter().chain(&mut self.proxies);
-        let server = servers.into_iter().find(|server| server.name == name);
-        let daemon = server.and_then(|server| server.daemon.as_mut()).context("no such server")?;
+        let server = self.servers().find(|server| server.name() == name);
+        let daemon = server.context("no such server")?.daemon()?;
         daemon.check_running()?;
         Ok((daemon.id(), daemon.log()))
     }
@@ -254,19 +212,25 @@ ip daddr {MANAGER} drop
         self.router.nft("table inet cut\ndelete table inet cut")
     }
 
-    /// Waits until the manager has found each of its proxies to be well, as its log says.
-    pub(crate) fn wait_named(&mut self) -> Result<()> {
-        let daemon = self.manager.daemon.as_mut().context("the manager does not run")?;
-        let log = daemon.log_path().to_owned();
-        daemon.wait_until("the manager to name every proxy", || {
-            let text = fs::read_to_string(&log).ok()?;
-            PROXIES.iter().all(|proxy| is_named(&text, *proxy)).then_some(())
-        })
-    }
-
     /// How many connections each proxy has opened to mail servers: the router's count.
     pub(crate) fn connections(&self) -> Result<Vec<u64>> {
         (1..=PROXIES.len()).map(|n| read_counter(&self.router, &format!("proxy{n}"))).collect()
+    }
+
+    /// Waits until all listen, and the manager has found each proxy to be well, as its log says.
+    fn wait_serving(&mut self) -> Result<()> {
+        self.servers().try_for_each(Server::wait_listening)?;
+        let proxies: Vec<_> = self.proxies.iter().map(Server::ip).collect();
+        let daemon = self.manager.daemon()?;
+        let log = daemon.log_path().to_owned();
+        daemon.wait_until("the manager to name every proxy", || {
+            let text = fs::read_to_string(&log).ok()?;
+            proxies.iter().all(|proxy| is_named(&text, *proxy)).then_some(())
+        })
+    }
+
+    fn servers(&mut self) -> impl Iterator<Item = &mut Server> {
+        [&mut self.auther, &mut self.manager].into_iter().chain(&mut self.proxies)
     }
 }
 
@@ -325,7 +289,7 @@ fn machine(plan: SitePlan, router: &Netns, role: &str, address: Ipv4Addr) -> Res
 }
 
 /// Whether the last word of a manager's log on a proxy is that it is named.
-fn is_named(log: &str, proxy: Ipv4Addr) -> bool {
+fn is_named(log: &str, proxy: IpAddr) -> bool {
     let proxy = format!("proxy={proxy}:");
     let last = log.lines().rfind(|line| line.contains("manager::poll") && line.contains(&proxy));
     last.is_some_and(|line| line.contains("is named from now on"))
@@ -351,38 +315,4 @@ fn proxy_settings(fleet: &Fleet, public: Ipv4Addr) -> String {
          [scan]\nclamd = [\"{SCANNER}:{SCANNER_PORT}\"]\n",
         fleet.file("ticket.pub")
     )
-}
-
-fn start_server(
-    server: &mut Server,
-    fleet: &Fleet,
-    settings: &str,
-    root: &Path,
-    logs: &Path,
-) -> Result<()> {
-    let (certificate, key) = fleet.certificate(&server.name, server.role)?;
-    let text = format!(
-        "listen = \"{}:{}\"\nfleet_ca = \"{}\"\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n\
-         {settings}",
-        server.address,
-        server.port,
-        fleet.file("fleet-ca.pem"),
-    );
-    let path = root.join(format!("{}.toml", server.name));
-    fs::write(&path, text)?;
-    let mut command = server.netns.command(fleet.program(server.program)?);
-    command.args(["serve", "--config"]).arg(&path);
-    server.daemon = Some(Daemon::start(&server.name, command, logs)?);
-    Ok(())
-}
-
-fn wait_server(server: &mut Server) -> Result<()> {
-    let daemon = server.daemon.as_mut().with_context(|| format!("{} not started", server.name))?;
-    daemon.wait_listening(&server.netns, (server.address, server.port).into())
-}
-
-fn kill_server(server: &mut Server) -> Result<()> {
-    let mut daemon =
-        server.daemon.take().with_context(|| format!("{} does not run", server.name))?;
-    daemon.kill()
 }
