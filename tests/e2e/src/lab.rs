@@ -23,10 +23,11 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
+    clock::wait_for,
     daemon::{Daemon, tail},
     fleet::Fleet,
     gateway::{Gateway, Options},
-    netns::{Netns, cable},
+    netns::{Netns, cable, run_command},
     plan::{
         DNS, EXCHANGE, EXCHANGE6, MAIL, MAIL_PORTS, MAIL6, OFFICE, OFFICE_PUBLIC, OFFICE_PUBLIC6,
         OFFICE6, PC, PC6, ROOT, SITES, WEB,
@@ -40,6 +41,8 @@ const OPEN_FILES: u64 = 65_536;
 
 /// Names a directory in the environment; the programs' logs are copied there at the end.
 const KEEP_LOGS: &str = "AVR_LAB_LOGS";
+/// Longest that the kernel may go on with a connection after its line is mended.
+const FORGET_MAX: Duration = Duration::from_secs(30);
 /// Longest wait for the answer of a router, which is next door.
 const PROBE_MAX: Duration = Duration::from_millis(300);
 /// The network's half of an IPv6 address.
@@ -202,7 +205,18 @@ impl Lab {
             site.mend()?;
             site.restart_killed(fleet)?;
         }
-        Ok(())
+        self.wait_forgotten()
+    }
+
+    /// Waits until the box's kernel has nothing left to say on connections that `avr` gave up while
+    /// a line was cut: what it says late could look like a session of its own.
+    fn wait_forgotten(&self) -> Result<()> {
+        let states = ["state", "fin-wait-1", "state", "closing", "state", "last-ack"];
+        wait_for("connections that were given up to end", FORGET_MAX, || {
+            let mut command = self.gateway.netns().command("ss");
+            command.args(["-H", "-t", "-n"]).args(states);
+            run_command(&mut command).ok()?.trim().is_empty().then_some(())
+        })
     }
 
     /// What `avr status --json` says.
