@@ -85,7 +85,7 @@ impl Arguments {
         match self.verb {
             Verb::Run(file) => {
                 let settings = Settings::load(&file.config)?;
-                telemetry::init(settings.log.into());
+                telemetry::init(settings.log);
                 runtime()?.block_on(crate::gateway::run(settings))
             }
             Verb::Listen { listen, to, protocol, rules, clamd } => {

@@ -36,7 +36,7 @@ pub struct Settings {
     pub control: PathBuf,
     /// `"text"` or `"json"`. Default text.
     #[serde(default)]
-    pub log: Log,
+    pub log: telemetry::Format,
 }
 
 /// See [`Settings::ports`].
@@ -91,26 +91,6 @@ pub struct Relay {
     /// Default 1; each costs a site one idle TLS connection. At most 8.
     #[serde(default = "default_warm_links")]
     pub warm_links: usize,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Log {
-    /// For people.
-    #[default]
-    Text,
-    /// For machines.
-    Json,
-}
-
-impl From<Log> for telemetry::Format {
-    fn from(log: Log) -> Self {
-        match log {
-            Log::Text => Self::Text,
-            Log::Json => Self::Json,
-        }
-    }
 }
 
 impl Settings {

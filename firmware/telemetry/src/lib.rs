@@ -8,13 +8,16 @@
 use std::error::Error;
 use std::fmt::{self, Display, Write as _};
 
+use serde::Deserialize;
+
 /// Most bytes of a peer's string that one log field shows.
 pub const PEER_STRING_BYTES_MAX: usize = 256;
 
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// How log lines look; the `log` key of every settings file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// For people.
+    /// For people. The default.
     #[default]
     Text,
     /// One JSON object a line, for machines.

@@ -1,13 +1,14 @@
 //! The command line, and what each command does.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use service_kit::DrainTrigger;
 use service_kit::args::{Command as ServerCommand, ConfigArg, ConfigCommand};
 use service_kit::host::unix_now_s;
+use service_kit::program;
+use tracing::info;
 use wire::MacAddress;
 use wire::identity::Role;
 
@@ -161,25 +162,18 @@ pub fn run(args: Args, out: &mut dyn Write) -> anyhow::Result<()> {
     }
 }
 
-fn serve(config_path: &std::path::Path, registry: Option<PathBuf>) -> anyhow::Result<()> {
+fn serve(config_path: &Path, registry: Option<PathBuf>) -> anyhow::Result<()> {
     let (mut settings, document) = settings::load(config_path)?;
-    telemetry::init(settings.log.into());
+    telemetry::init(settings.log);
     if let Some(registry) = registry {
         settings.registry = registry;
     }
     let ready = settings.ready(&document)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    runtime.block_on(async {
+    program::run(ready.files_max(), async |drain| {
         let auther = Auther::bind(ready, unix_now_s).await?;
         let address = auther.local_address()?;
-        tracing::info!(%address, registry = %settings.registry.display(), "serving");
-        let (trigger, drain) = DrainTrigger::new();
-        let signals = tokio::spawn(trigger.on_signals());
+        info!(%address, registry = %settings.registry.display(), "serving");
         auther.serve(drain).await;
-        signals.abort();
         Ok(())
     })
 }

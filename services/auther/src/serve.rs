@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use link::{Acceptor, Link};
-use service_kit::host::{WallClock, raise_file_limit};
-use service_kit::listener::{Counters as ListenerCounters, bind};
+use service_kit::host::WallClock;
+use service_kit::listener::{Counters as ListenerCounters, bind, count};
 use service_kit::{Drain, Limits};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -66,9 +66,7 @@ impl Auther {
     /// # Errors
     /// The port cannot be had, or the registry's thread not be started.
     pub async fn bind(ready: Ready, clock: WallClock) -> anyhow::Result<Self> {
-        if let Err(error) = raise_file_limit() {
-            warn!(%error, "the limit of file descriptors stays as it is");
-        }
+        ready.tls.warn_if_open();
         let listener = bind(ready.listen).await?;
         let acceptor = Acceptor::new(ready.tls.server, ready.tls.roots);
         let logins = start_registry(ready.registry, ready.enrolment_window_s)?;
@@ -101,17 +99,16 @@ impl Auther {
         let seen = Arc::new(ListenerCounters::default());
         let (listener, acceptor) = (self.listener, self.acceptor);
         service_kit::serve(listener, acceptor, self.limits, seen.clone(), drain, handler).await;
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let logins = &self.desk.counters;
         info!(
-            admitted = count(&logins.admitted),
-            enrolled = count(&logins.enrolled),
-            denied = count(&logins.denied),
-            denied_other_key = count(&logins.denied_other_key),
-            unavailable = count(&logins.unavailable),
-            broken = count(&logins.broken),
-            refused = count(&seen.refused),
-            handshakes_failed = count(&seen.handshakes_failed),
+            admitted = read(&logins.admitted),
+            enrolled = read(&logins.enrolled),
+            denied = read(&logins.denied),
+            denied_other_key = read(&logins.denied_other_key),
+            unavailable = read(&logins.unavailable),
+            broken = read(&logins.broken),
+            connections = %seen,
             "stopped"
         );
     }
@@ -262,10 +259,6 @@ fn start_registry(
         }
     })?;
     Ok(sender)
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use config::{ConfigError, Document};
 use serde::Deserialize;
+use service_kit::Tls;
 use service_kit::files::{FileError, read_pem, warn_if_open};
-use service_kit::{LogFormat, Tls};
 use wire::AUTHER_PORT;
 use wire::identity::{Peer, Role, server_in};
 use wire::ticket::TicketSigner;
@@ -47,7 +47,7 @@ pub struct Settings {
     pub connections_max: usize,
     /// How log lines look: `text` (the default) or `json`.
     #[serde(default)]
-    pub log: LogFormat,
+    pub log: telemetry::Format,
 }
 
 fn default_listen() -> SocketAddr {
@@ -77,6 +77,15 @@ pub struct Ready {
     pub enrolment_window_s: u64,
     /// Connections at once.
     pub connections_max: usize,
+}
+
+impl Ready {
+    /// File descriptors for everything that may be open at once.
+    #[must_use]
+    pub fn files_max(&self) -> u64 {
+        // Boxes, and some for the registry, logs and the runtime.
+        u64::try_from(self.connections_max.saturating_add(64)).unwrap_or(u64::MAX)
+    }
 }
 
 /// Reads `auther.toml`; none of the files it names.

@@ -12,9 +12,9 @@ use wire::ticket::KeyFingerprint;
 use wire::{Assign, Busy, Denied, Message, Use};
 
 use crate::Shared;
-use crate::counters::count;
 use crate::fleet::Assignment;
 use crate::lease::ConnectionId;
+use service_kit::listener::count;
 
 /// How long a box may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

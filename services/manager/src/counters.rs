@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use service_kit::listener;
+use service_kit::listener::{self, count};
 use tracing::info;
 use wire::Bye;
 
@@ -44,11 +44,6 @@ pub struct Counters {
     pub polls_failed: AtomicU64,
 }
 
-/// Counts one.
-pub(crate) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
 impl Counters {
     /// Takes a box's account of a session.
     pub(crate) fn bye(&self, bye: &Bye, known: bool) {
@@ -69,7 +64,6 @@ impl Counters {
 /// `used=12 busy=0 …`
 impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let connections = &self.connections;
         for (name, counter) in [
             ("used", &self.used),
             ("busy", &self.busy),
@@ -82,14 +76,10 @@ impl fmt::Display for Counters {
             ("messages", &self.messages),
             ("infected", &self.infected),
             ("polls_failed", &self.polls_failed),
-            ("accepted", &connections.accepted),
-            ("refused", &connections.refused),
-            ("handshakes_failed", &connections.handshakes_failed),
-            ("accept_failures", &connections.accept_failures),
         ] {
             write!(f, "{name}={} ", counter.load(Ordering::Relaxed))?;
         }
-        write!(f, "panics={}", connections.panics.load(Ordering::Relaxed))
+        write!(f, "{}", self.connections)
     }
 }
 

@@ -4,12 +4,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Parser;
 use manager::{Manager, Settings, settings};
-use service_kit::args::{Command, ConfigArg};
-use service_kit::{DrainTrigger, host};
-use tracing::warn;
+use service_kit::args::{Command, ConfigArg, ConfigCommand};
+use service_kit::{host, program};
+use tracing::info;
 
 /// Names a proxy to each box that asks, and watches its proxies.
 #[derive(Debug, Parser)]
@@ -21,21 +20,14 @@ struct Args {
     command: Command,
 }
 
-#[allow(clippy::print_stdout, clippy::print_stderr, reason = "the command line's answer")]
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let path = args.config.or(settings::DEFAULT_PATH);
-    let result = match args.command {
+    let Args { config, command } = Args::parse();
+    let path = config.or(settings::DEFAULT_PATH);
+    let result = match command {
         Command::Serve => serve(&path),
-        Command::Config(_) => check(&path),
+        Command::Config(ConfigCommand::Check) => check(&path),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("avr-manager: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program::exit_code("avr-manager", result)
 }
 
 #[allow(clippy::print_stdout, reason = "the command line's answer")]
@@ -47,30 +39,11 @@ fn check(path: &Path) -> anyhow::Result<()> {
 
 fn serve(path: &Path) -> anyhow::Result<()> {
     let settings = Settings::load(path)?;
-    telemetry::init(settings.log.into());
-    match host::raise_file_limit() {
-        Ok(limit) if limit < settings.files_max() => {
-            let needed = settings.files_max();
-            warn!(limit, needed, "too few file descriptors for connections_max; raise LimitNOFILE");
-        }
-        Ok(_) => {}
-        Err(error) => warn!(%error, "cannot raise the limit of file descriptors"),
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    runtime.block_on(async {
-        let (trigger, drain) = DrainTrigger::new();
-        let signals = tokio::spawn(async {
-            if let Err(error) = trigger.on_signals().await {
-                warn!(%error, "no signal handlers: SIGTERM ends at once");
-            }
-        });
+    telemetry::init(settings.log);
+    program::run(settings.files_max(), async |drain| {
         let manager = Manager::bind(settings, host::unix_now_s).await?;
-        tracing::info!(address = %manager.address()?, "listening");
+        info!(address = %manager.address()?, "listening");
         manager.run(drain).await;
-        signals.abort();
         Ok(())
     })
 }

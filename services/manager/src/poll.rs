@@ -11,10 +11,10 @@ use wire::identity::Role;
 use wire::{Message, Poll};
 
 use crate::Shared;
-use crate::counters::count;
 use crate::fleet::Report;
 use crate::health::{Change, PollFailure};
 use crate::table::ProxyIndex;
+use service_kit::listener::count;
 
 /// One proxy to be watched.
 #[derive(Debug)]

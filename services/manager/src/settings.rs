@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use config::{ConfigError, Document};
 use serde::Deserialize;
-use service_kit::{LogFormat, Tls, files, host};
+use service_kit::{Tls, files, host};
 use wire::ticket::TicketVerifier;
 
 use crate::boxes::Timing;
@@ -59,7 +59,7 @@ struct File {
     connections_max: usize,
     /// Log lines as `"text"` or `"json"`. Default text.
     #[serde(default)]
-    log: LogFormat,
+    log: telemetry::Format,
 }
 
 fn load_average_max() -> f64 {
@@ -94,7 +94,7 @@ pub struct Settings {
     pub drain_max: Duration,
     /// Waits that nobody has to set; tests shorten them.
     pub timing: Timing,
-    pub log: LogFormat,
+    pub log: telemetry::Format,
 }
 
 impl Settings {

@@ -14,7 +14,7 @@ use manager::fleet::Selection;
 use manager::health::HealthSettings;
 use manager::table::Table;
 use manager::{Manager, Settings, Timing};
-use service_kit::{DrainTrigger, LogFormat, Served, Tls, host};
+use service_kit::{DrainTrigger, Served, Tls, host};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -150,7 +150,7 @@ impl Lab {
             connections_max: 64,
             drain_max: PATIENCE,
             timing,
-            log: LogFormat::Text,
+            log: telemetry::Format::Text,
         };
         let manager = Manager::bind(settings, host::unix_now_s).await.unwrap();
         let address = manager.address().unwrap();

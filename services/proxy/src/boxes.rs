@@ -15,8 +15,8 @@ use wire::ticket::{KeyFingerprint, Ticket};
 use wire::{Denied, Message, Open, Opened, Refused, RefusedReason};
 
 use crate::Shared;
-use crate::counters::count;
 use crate::registry::{Place, network_of};
+use service_kit::listener::count;
 
 /// Links that one network (an IPv4 address, an IPv6 /64) may keep warm.
 pub const WARM_PER_NETWORK_MAX: usize = 32;

@@ -57,11 +57,6 @@ pub struct Counters {
     pub byes: AtomicU64,
 }
 
-/// Counts one.
-pub(crate) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
 impl Counters {
     /// Takes the end of a session.
     pub(crate) fn session(&self, outcome: &Outcome) {
@@ -80,7 +75,6 @@ impl Counters {
 /// `sessions=12 resets=0 …`
 impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let connections = &self.connections;
         for (name, counter) in [
             ("sessions", &self.sessions),
             ("resets", &self.resets),
@@ -100,14 +94,10 @@ impl fmt::Display for Counters {
             ("misbehaved", &self.misbehaved),
             ("polls", &self.polls),
             ("byes", &self.byes),
-            ("accepted", &connections.accepted),
-            ("refused", &connections.refused),
-            ("handshakes_failed", &connections.handshakes_failed),
-            ("accept_failures", &connections.accept_failures),
         ] {
             write!(f, "{name}={} ", counter.load(Ordering::Relaxed))?;
         }
-        write!(f, "panics={}", connections.panics.load(Ordering::Relaxed))
+        write!(f, "{}", self.connections)
     }
 }
 

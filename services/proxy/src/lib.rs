@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use link::Link;
 use service_kit::host::{self, WallClock};
-use service_kit::listener::{self, BindError};
+use service_kit::listener::{self, BindError, count};
 use service_kit::{Drain, Limits, Served};
 use session::Carrier;
 use tokio::net::TcpListener;
@@ -32,7 +32,7 @@ use tracing::{info, warn};
 use wire::identity::{Peer, Role};
 use wire::ticket::TicketVerifier;
 
-use counters::{Counters, count};
+use counters::Counters;
 use policy::Policy;
 use registry::{Sessions, Warm};
 

@@ -4,12 +4,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Parser;
 use proxy::{Proxy, Settings, settings};
-use service_kit::args::{Command, ConfigArg};
-use service_kit::{DrainTrigger, host};
-use tracing::warn;
+use service_kit::args::{Command, ConfigArg, ConfigCommand};
+use service_kit::{host, program};
+use tracing::info;
 
 /// Carries sessions from boxes to mail servers, scanning on the way.
 #[derive(Debug, Parser)]
@@ -21,21 +20,14 @@ struct Args {
     command: Command,
 }
 
-#[allow(clippy::print_stdout, clippy::print_stderr, reason = "the command line's answer")]
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let path = args.config.or(settings::DEFAULT_PATH);
-    let result = match args.command {
+    let Args { config, command } = Args::parse();
+    let path = config.or(settings::DEFAULT_PATH);
+    let result = match command {
         Command::Serve => serve(&path),
-        Command::Config(_) => check(&path),
+        Command::Config(ConfigCommand::Check) => check(&path),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("avr-proxy: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program::exit_code("avr-proxy", result)
 }
 
 #[allow(clippy::print_stdout, reason = "the command line's answer")]
@@ -47,30 +39,11 @@ fn check(path: &Path) -> anyhow::Result<()> {
 
 fn serve(path: &Path) -> anyhow::Result<()> {
     let settings = Settings::load(path)?;
-    telemetry::init(settings.log.into());
-    match host::raise_file_limit() {
-        Ok(limit) if limit < settings.files_max() => {
-            let needed = settings.files_max();
-            warn!(limit, needed, "too few file descriptors for sessions_max; raise LimitNOFILE");
-        }
-        Ok(_) => {}
-        Err(error) => warn!(%error, "cannot raise the limit of file descriptors"),
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    runtime.block_on(async {
-        let (trigger, drain) = DrainTrigger::new();
-        let signals = tokio::spawn(async {
-            if let Err(error) = trigger.on_signals().await {
-                warn!(%error, "no signal handlers: SIGTERM ends at once");
-            }
-        });
+    telemetry::init(settings.log);
+    program::run(settings.files_max(), async |drain| {
         let proxy = Proxy::bind(settings, host::unix_now_s).await?;
-        tracing::info!(address = %proxy.address()?, "listening");
+        info!(address = %proxy.address()?, "listening");
         proxy.run(drain).await;
-        signals.abort();
         Ok(())
     })
 }

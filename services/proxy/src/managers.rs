@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 use wire::{Load, Message, Poll};
 
 use crate::Shared;
-use crate::counters::count;
+use service_kit::listener::count;
 
 /// A manager polls every second; one that is silent for so long is put off.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(5 * 60);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use config::{ConfigError, Document};
 use serde::Deserialize;
-use service_kit::{LogFormat, Tls, files, host};
+use service_kit::{Tls, files, host};
 use session::Carrier;
 use session::settings::{ScanSettings, ScanSettingsError};
 use wire::ticket::TicketVerifier;
@@ -62,7 +62,7 @@ struct File {
     scan: ScanSettings,
     /// Log lines as `"text"` or `"json"`. Default text.
     #[serde(default)]
-    log: LogFormat,
+    log: telemetry::Format,
 }
 
 fn mail_ports() -> Vec<u16> {
@@ -98,7 +98,7 @@ pub struct Settings {
     pub timing: Timing,
     /// Where the load average is read; a setting only of tests.
     pub load_average: PathBuf,
-    pub log: LogFormat,
+    pub log: telemetry::Format,
 }
 
 impl Settings {

@@ -4,6 +4,7 @@
 //! given up, a panic ends its own task and is counted, and a failing `accept` (no file descriptors
 //! left) is tried again after a pause.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -53,8 +54,19 @@ pub struct Counters {
     pub panics: AtomicU64,
 }
 
+/// `accepted=12 refused=0 …`
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        write!(f, "accepted={} refused={} ", read(&self.accepted), read(&self.refused))?;
+        write!(f, "handshakes_failed={} ", read(&self.handshakes_failed))?;
+        write!(f, "accept_failures={} ", read(&self.accept_failures))?;
+        write!(f, "panics={}", read(&self.panics))
+    }
+}
+
 /// Counts one.
-fn count(counter: &AtomicU64) {
+pub fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
