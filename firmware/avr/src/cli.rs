@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use session::settings::ScanSettings;
+use tracing::warn;
 
 use crate::settings::{DEFAULT_CONTROL, DEFAULT_PATH, Settings};
 
@@ -124,6 +126,29 @@ impl Arguments {
     }
 }
 
+/// The runtime of both daemons, in a process that may open as many files as the host lets it.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    if let Err(error) = raise_file_limit() {
+        warn!(%error, "the limit of file descriptors stays as it is");
+    }
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")
+}
+
+/// Raises the soft limit of file descriptors to the hard one. The usual soft limit of 1024 is there
+/// for programs with `select`, and runs out before the sessions do: each takes one or two.
+fn raise_file_limit() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn daemons_may_open_what_the_host_grants() {
+        runtime().unwrap();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!(soft, hard);
+    }
 }
