@@ -251,7 +251,16 @@ clamd = ["unix:/run/clamav/clamd.ctl"]
     }
 
     #[test]
-    fn the_example_is_right() {
+    fn the_example_file_is_right() {
+        let settings = read(include_str!("../avr.example.toml")).unwrap();
+        settings.scan.carrier().unwrap();
+        let office_server = "192.168.1.20:5000".parse().unwrap();
+        let way = settings.routes().choose(office_server, "192.0.2.1:25".parse().unwrap());
+        assert_eq!(way, Route::Bypass);
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
         let settings = read(GOOD).unwrap();
         assert_eq!(settings.ports.smtp, [25, 587, 2525]);
         assert_eq!(settings.control, Path::new(DEFAULT_CONTROL));

@@ -239,6 +239,14 @@ mod tests {
     }
 
     #[test]
+    fn the_example_is_good_but_for_its_files() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/auther.example.toml");
+        let (settings, document) = load(Path::new(path)).unwrap();
+        let error = settings.check(&document).unwrap_err().to_string();
+        assert!(error.contains("`fleet_ca`: cannot read /etc/avr/fleet-ca.pem"), "{error}");
+    }
+
+    #[test]
     fn a_check_makes_nothing_and_finds_what_serving_would() {
         let files = Files::new();
         files.settings(|text| text).unwrap();
