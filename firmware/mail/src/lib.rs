@@ -175,8 +175,6 @@ pub enum Violation {
     BareLineEnd,
     /// Bytes pipelined behind STARTTLS or STLS (CVE-2011-0411).
     InjectionBehindStartTls,
-    /// More commands in flight than [`smtp::PIPELINED_COMMANDS_MAX`].
-    TooManyPipelined,
     /// A reply that is none, or to no command.
     UnexpectedReply,
     /// A command that this gateway does not let through (XCLIENT, XFORWARD, PROXY, masked BDAT).
