@@ -28,6 +28,8 @@ pub const ASSIGNS_UNANSWERED_MAX: usize = 1024;
 pub const BYES_QUEUED_MAX: usize = 512;
 /// Most links that one session tries before it goes direct.
 pub const ATTEMPTS_MAX: u32 = 8;
+/// Most proxies that one session is offered to at the same time.
+pub const OFFERS_MAX: usize = 2;
 /// Most warm links a setting may ask for.
 pub const WARM_LINKS_MAX: usize = 16;
 /// Most authers tried in one login; the next one goes on with those after them.

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use link::{Link, LinkError, SessionStream};
-use tokio::time::{Instant, timeout_at};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use wire::{DeniedReason, HOPS_MAX, Message, Open, Protocol, RefusedReason, SessionId};
 
 use crate::assign::{self, Path};
 use crate::direct;
-use crate::limits::{ATTEMPTS_MAX, STRAY_MESSAGES_MAX, Timing};
+use crate::limits::{ATTEMPTS_MAX, OFFERS_MAX, STRAY_MESSAGES_MAX, Timing};
 use crate::shared::{Shared, now};
 use crate::warm;
 use crate::way::{DirectReason, OpenError, Upstream, UpstreamStream, Way};
@@ -77,37 +78,25 @@ pub(crate) async fn open(shared: &Arc<Shared>, wanted: Wanted) -> Result<Upstrea
     outcome
 }
 
+/// Offers the session to one proxy, and after [`Timing::next_after`] without a word to the next as
+/// well; the first that takes it carries it.
 async fn relayed(shared: &Arc<Shared>, wanted: Wanted) -> Result<Upstream, NotRelayed> {
     if !shared.settings.relay {
         return Err(NotRelayed::Direct(DirectReason::Chosen));
     }
     let budget = Instant::now() + shared.timing().relay_budget;
+    let mut offers = Offers::default();
     let mut denied = None;
     for _ in 0..ATTEMPTS_MAX {
-        if Instant::now() >= budget {
-            break;
-        }
-        let ticket = shared.core().ticket(now()).map_err(NotRelayed::Direct)?;
-        let path = match warm::take(shared).await {
-            Some(path) => path,
-            None => match cold(shared, budget).await {
-                Ok(Some(path)) => path,
-                Ok(None) => continue,
-                Err(reason) => {
-                    let reason = denied.map_or(reason, DirectReason::Denied);
-                    return Err(NotRelayed::Direct(reason));
-                }
-            },
+        shared.core().ticket(now()).map_err(NotRelayed::Direct)?;
+        let offered = match offers.next(shared, wanted, budget).await {
+            Ok(Some(offered)) => offered,
+            Ok(None) => continue,
+            Err(reason) => {
+                return Err(NotRelayed::Direct(denied.map_or(reason, DirectReason::Denied)));
+            }
         };
-        let message = Open {
-            ticket,
-            session: wanted.session,
-            lease: path.lease.id(),
-            destination: wanted.destination,
-            protocol: wanted.protocol,
-            hops_left: HOPS_MAX,
-        };
-        match attempt(shared, path, message, budget).await {
+        match settle(shared, offered, wanted.destination).await {
             Attempt::Opened(upstream) => return Ok(upstream),
             Attempt::Server(error) => return Err(NotRelayed::Server(error)),
             Attempt::Direct(reason) => return Err(NotRelayed::Direct(reason)),
@@ -118,32 +107,142 @@ async fn relayed(shared: &Arc<Shared>, wanted: Wanted) -> Result<Upstream, NotRe
     Err(NotRelayed::Direct(denied.map_or(DirectReason::BudgetSpent, DirectReason::Denied)))
 }
 
+/// The proxies that were offered a session and have not said a word yet. Dropping it closes their
+/// links and gives their leases back.
+#[derive(Default)]
+struct Offers {
+    running: JoinSet<Offered>,
+    /// Whom, and since when; of those that run.
+    asked: Vec<Asked>,
+}
+
+#[derive(Clone, Copy)]
+struct Asked {
+    proxy: SocketAddr,
+    manager: SocketAddr,
+    at: Instant,
+}
+
+/// The first word of a proxy, or that there was none.
+struct Offered {
+    path: Path,
+    word: Result<Word, ProxyError>,
+}
+
+impl Offers {
+    /// The next proxy that said a word, or fell silent. None: one that was to be asked could not be
+    /// reached; try again.
+    async fn next(
+        &mut self,
+        shared: &Arc<Shared>,
+        wanted: Wanted,
+        budget: Instant,
+    ) -> Result<Option<Offered>, DirectReason> {
+        // Why no further proxy can be asked.
+        let mut exhausted = None;
+        loop {
+            let may_ask = exhausted.is_none() && self.running.len() < OFFERS_MAX;
+            let another = another_path(shared, self.asked.clone(), budget);
+            tokio::select! {
+                biased;
+                Some(offered) = self.running.join_next(), if !self.running.is_empty() => {
+                    // A task of ours that broke down has closed its link; the next is asked.
+                    let Ok(offered) = offered else { return Ok(None) };
+                    self.heard(shared, &offered);
+                    return Ok(Some(offered));
+                }
+                found = another, if may_ask => match found {
+                    Ok(Some(path)) => self.make(shared, path, wanted)?,
+                    Ok(None) => return Ok(None),
+                    Err(reason) if self.running.is_empty() => return Err(reason),
+                    Err(reason) => exhausted = Some(reason),
+                },
+                () = sleep_until(budget) => return Err(DirectReason::BudgetSpent),
+            }
+        }
+    }
+
+    fn make(
+        &mut self,
+        shared: &Arc<Shared>,
+        mut path: Path,
+        wanted: Wanted,
+    ) -> Result<(), DirectReason> {
+        let message = Message::Open(Open {
+            ticket: shared.core().ticket(now())?,
+            session: wanted.session,
+            lease: path.lease.id(),
+            destination: wanted.destination,
+            protocol: wanted.protocol,
+            hops_left: HOPS_MAX,
+        });
+        self.asked.push(Asked { proxy: path.proxy, manager: path.manager, at: Instant::now() });
+        let opening_max = shared.timing().opening_max;
+        self.running.spawn(async move {
+            let first = timeout(opening_max, async {
+                path.link.send(&message).await?;
+                next_word(&mut path.link).await
+            });
+            let word = first.await.unwrap_or(Err(ProxyError::Silent));
+            Offered { path, word }
+        });
+        Ok(())
+    }
+
+    /// Where a proxy took the session, the others are let go; one of them that was asked earlier and
+    /// is still silent counts as dead until a probe hears it.
+    fn heard(&mut self, shared: &Shared, offered: &Offered) {
+        let proxy = offered.path.proxy;
+        let asked_at = self.asked.iter().find(|asked| asked.proxy == proxy).map(|asked| asked.at);
+        self.asked.retain(|asked| asked.proxy != proxy);
+        if !matches!(offered.word, Ok(Word::Opening | Word::Opened)) {
+            return;
+        }
+        shared.core().proxies.takes(proxy);
+        for asked in self.asked.drain(..).filter(|asked| Some(asked.at) < asked_at) {
+            shared.core().counters.failovers += 1;
+            shared.fell_silent(asked.proxy, asked.manager);
+        }
+        self.running = JoinSet::new();
+    }
+}
+
+/// A path to one more proxy: at once, or when those that were asked have had their time; their sites
+/// are then tried last.
+async fn another_path(
+    shared: &Arc<Shared>,
+    asked: Vec<Asked>,
+    budget: Instant,
+) -> Result<Option<Path>, DirectReason> {
+    if let Some(last) = asked.last() {
+        sleep_until(last.at + shared.timing().next_after).await;
+        for asked in &asked {
+            shared.keeps_waiting(asked.proxy, asked.manager);
+        }
+    }
+    match warm::take(shared).await {
+        Some(path) => Ok(Some(path)),
+        None => cold(shared, budget).await,
+    }
+}
+
 /// A proxy connection made for this session. None: proxies failed, and are excluded; ask again.
 async fn cold(shared: &Arc<Shared>, budget: Instant) -> Result<Option<Path>, DirectReason> {
     let assignment = assign::assignment(shared, Some(budget)).await?;
     Ok(assign::connect(shared, assignment, Some(budget)).await)
 }
 
-async fn attempt(shared: &Arc<Shared>, path: Path, message: Open, budget: Instant) -> Attempt {
-    let Path { mut link, manager, proxy, lease, warm } = path;
+/// What comes of an offer that was answered, or was not.
+async fn settle(shared: &Shared, offered: Offered, destination: SocketAddr) -> Attempt {
+    let Offered { path: Path { mut link, manager, proxy, lease, warm }, word } = offered;
     let way = Way::Relay { manager, proxy, lease: lease.id() };
-    let destination = message.destination;
-    let sent = Instant::now();
-    let full_wait = sent + shared.timing().opening_max;
-    let first = timeout_at(full_wait.min(budget), async {
-        link.send(&Message::Open(message)).await?;
-        next_word(&mut link).await
-    });
-    let word = match first.await {
-        Ok(Ok(Word::Opening)) => match server_answer(&mut link, shared.timing()).await {
+    let word = match word {
+        Ok(Word::Opening) => match server_answer(&mut link, shared.timing()).await {
             Some(word) => word,
             // The proxy lives and is still connecting: it is the mail server that is silent.
             None => return Attempt::Server(OpenError::TimedOut(way)),
         },
-        Ok(word) => word,
-        Err(_) if Instant::now() >= full_wait => Err(ProxyError::Silent),
-        // Its time was cut short by the session's budget: nothing is known of it.
-        Err(_) => return Attempt::Elsewhere,
+        word => word,
     };
     match word {
         Ok(Word::Opened) => {

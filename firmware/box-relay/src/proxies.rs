@@ -85,8 +85,29 @@ impl Proxies {
 
     /// It takes no sessions now. Does not hide that it is dead.
     pub(crate) fn hold(&mut self, address: SocketAddr, manager: SocketAddr, now: Instant) {
+        self.leave_alone(address, manager, now + self.timing.proxy_hold, now);
+    }
+
+    /// It owes a session an answer: others are not sent there meanwhile.
+    pub(crate) fn owes(&mut self, address: SocketAddr, manager: SocketAddr, now: Instant) {
+        self.leave_alone(address, manager, now + self.timing.suspicion, now);
+    }
+
+    /// It takes sessions.
+    pub(crate) fn takes(&mut self, address: SocketAddr) {
+        self.entries
+            .retain(|proxy| proxy.address != address || !matches!(proxy.state, State::Held { .. }));
+    }
+
+    fn leave_alone(
+        &mut self,
+        address: SocketAddr,
+        manager: SocketAddr,
+        until: Instant,
+        now: Instant,
+    ) {
         if !matches!(self.state_of(address), Some(State::Dead { .. })) {
-            self.put(address, manager, State::Held { until: now + self.timing.proxy_hold }, now);
+            self.put(address, manager, State::Held { until }, now);
         }
     }
 

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc};
@@ -138,17 +138,20 @@ impl Shared {
         drop(tasks);
     }
 
+    /// This proxy has not answered for a while: others come before it, and other sites before its
+    /// own, until it is heard again.
+    pub(crate) fn keeps_waiting(&self, proxy: SocketAddr, manager: SocketAddr) {
+        let now = now();
+        let mut core = self.core();
+        core.suspect(proxy, manager, now, self.timing().suspicion);
+        core.proxies.owes(proxy, manager, now);
+    }
+
     /// Something at this address stopped answering without a word.
     pub(crate) fn fell_silent(&self, proxy: SocketAddr, manager: SocketAddr) {
         let now = now();
         let mut core = self.core();
-        let (ip, until) = (proxy.ip(), now + self.timing().suspicion);
-        core.silent = Some(Silent { manager, ip, until });
-        core.managers.suspect(manager, ip, now);
-        if let Some(queue) = core.links.get(&manager) {
-            // Is it the proxy only, or the site? A full queue shows it in another way.
-            let _ = queue.try_send(Request::Ping);
-        }
+        core.suspect(proxy, manager, now, self.timing().suspicion);
         let gone = core.proxy_failed(proxy, manager, now);
         drop(core);
         self.bells.prober.notify_one();
@@ -321,6 +324,22 @@ impl Core {
         until: Instant,
     ) {
         self.managers.hold(manager, NoManager::Denied(reason), until);
+    }
+
+    /// Tries this site last for a while, and asks its manager whether it is there.
+    fn suspect(
+        &mut self,
+        proxy: SocketAddr,
+        manager: SocketAddr,
+        now: Instant,
+        suspicion: Duration,
+    ) {
+        self.silent = Some(Silent { manager, ip: proxy.ip(), until: now + suspicion });
+        self.managers.suspect(manager, proxy.ip(), now);
+        if let Some(queue) = self.links.get(&manager) {
+            // Is it the proxy only, or the site? A full queue shows it in another way.
+            let _ = queue.try_send(Request::Ping);
+        }
     }
 
     /// Excludes it, and hands out its warm links, to be dropped after the lock is given back.

@@ -267,6 +267,23 @@ async fn a_proxy_silent_at_open_costs_its_limit_and_the_session_goes_on() {
 }
 
 #[tokio::test]
+async fn the_next_proxy_is_offered_the_session_long_before_a_silent_one_is_given_up() {
+    let lab = Lab::new(1).await;
+    let mut settings = lab.settings();
+    // The session would go direct before the silent one is given up.
+    settings.timing.opening_max = settings.timing.relay_budget * 2;
+    let relay = start(settings);
+    warm(&relay, 1).await;
+    lab.proxies[0].set(Mode::Deaf);
+    let upstream = open(&relay, nowhere()).await.unwrap();
+    assert_eq!(proxy_of(&upstream), lab.proxies[1].address);
+    assert_eq!(relay.status().counters.failovers, 1);
+    let excluded = relay.status().proxies_excluded;
+    assert_eq!(excluded.len(), 1, "what was overtaken counts as dead");
+    assert_eq!(excluded[0].address, lab.proxies[0].address);
+}
+
+#[tokio::test]
 async fn a_proxy_that_falls_silent_is_found_before_a_session_tries_it() {
     let lab = Lab::new(1).await;
     let mut settings = lab.settings();
