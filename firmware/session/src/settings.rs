@@ -9,8 +9,18 @@ use scan::engine::clamd::{ClamdEngine, ClamdSettings};
 use scan::engine::yara::YaraEngine;
 use scan::{BYTES_IN_FLIGHT_MAX, Engine, Limits, Scanner};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, Unexpected};
 
 use crate::{Action, Carrier, Policy};
+
+/// Smallest limit of bytes: less would let every mail with an attachment pass unscanned.
+pub const BYTES_MAX_MIN: u64 = 64 * 1024;
+/// Largest [`ScanSettings::message_bytes_max`].
+pub const MESSAGE_BYTES_MAX_MAX: u64 = 1024 * 1024 * 1024;
+/// Largest [`ScanSettings::memory_bytes_max`].
+pub const MEMORY_BYTES_MAX_MAX: u64 = 64 * 1024 * 1024 * 1024;
+/// Largest [`ScanSettings::verdict_seconds_max`]: below the time that `mail` waits for a verdict.
+pub const VERDICT_SECONDS_MAX_MAX: u64 = 240;
 
 /// What is scanned, by what, and what is done then.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -26,12 +36,16 @@ pub struct ScanSettings {
     /// or `clamd` calls clean what it did not look at. Default none.
     pub clamd: Vec<String>,
     /// Largest message that is scanned, in bytes. Default 64 MiB, which is also what one message
-    /// may cost in memory, twice.
+    /// may cost in memory, twice. From 64 KiB to 1 GiB.
+    #[serde(deserialize_with = "bytes::<_, MESSAGE_BYTES_MAX_MAX>")]
     pub message_bytes_max: usize,
     /// Bytes of all messages in scanning together, raw and decoded; a message beyond it counts as
-    /// over the size limit. Default 512 MiB: give a small box less.
+    /// over the size limit. Default 512 MiB: give a small box less. From 64 KiB to 64 GiB.
+    #[serde(deserialize_with = "bytes::<_, MEMORY_BYTES_MAX_MAX>")]
     pub memory_bytes_max: usize,
-    /// From the end of a message to its verdict, in seconds. Default 30.
+    /// From the end of a message to its verdict, in seconds. Default 30. At most 240: after five
+    /// minutes the session itself gives a verdict up.
+    #[serde(deserialize_with = "verdict_seconds")]
     pub verdict_seconds_max: u64,
     /// Language of notices: `"en"` or `"ja"`. Default en.
     pub language: NoticeLanguage,
@@ -94,6 +108,25 @@ impl Default for ScanSettings {
     }
 }
 
+/// A limit of bytes. Checked here, and not later, so that the error knows its line.
+fn bytes<'de, D: Deserializer<'de>, const MAX: u64>(deserializer: D) -> Result<usize, D::Error> {
+    let value = within(deserializer, BYTES_MAX_MIN, MAX)?;
+    usize::try_from(value).map_err(D::Error::custom)
+}
+
+fn verdict_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    within(deserializer, 1, VERDICT_SECONDS_MAX_MAX)
+}
+
+fn within<'de, D: Deserializer<'de>>(deserializer: D, min: u64, max: u64) -> Result<u64, D::Error> {
+    let value = u64::deserialize(deserializer)?;
+    if (min..=max).contains(&value) {
+        return Ok(value);
+    }
+    let expected = format!("a whole number from {min} to {max}");
+    Err(D::Error::invalid_value(Unexpected::Unsigned(value), &expected.as_str()))
+}
+
 /// Why the engines could not be made ready, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanSettingsError {
@@ -151,5 +184,49 @@ impl ScanSettings {
             engine_failed: self.on_engine_failure,
             engine_failed_unauthenticated: self.on_engine_failure_unauthenticated,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::value::{Error, MapDeserializer};
+
+    use super::*;
+
+    fn read(key: &str, value: u64) -> Result<ScanSettings, String> {
+        let table = MapDeserializer::<_, Error>::new(std::iter::once((key, value)));
+        ScanSettings::deserialize(table).map_err(|error| error.to_string())
+    }
+
+    /// Beyond these, the clock would overflow at the first mail, or every mail pass unscanned.
+    #[test]
+    fn limits_that_would_be_none_are_refused() {
+        for (key, min, max) in [
+            ("message_bytes_max", BYTES_MAX_MIN, MESSAGE_BYTES_MAX_MAX),
+            ("memory_bytes_max", BYTES_MAX_MIN, MEMORY_BYTES_MAX_MAX),
+            ("verdict_seconds_max", 1, VERDICT_SECONDS_MAX_MAX),
+        ] {
+            for good in [min, max] {
+                read(key, good).unwrap();
+            }
+            for bad in [0, min - 1, max + 1, u64::MAX] {
+                let expected = format!(
+                    "invalid value: integer `{bad}`, expected a whole number from {min} to {max}"
+                );
+                assert_eq!(read(key, bad).unwrap_err(), expected, "{key}");
+            }
+        }
+        let longest = Duration::from_secs(VERDICT_SECONDS_MAX_MAX);
+        assert!(longest < mail::smtp::VERDICT_TIMEOUT && longest < mail::pop3::VERDICT_TIMEOUT);
+    }
+
+    #[test]
+    fn the_defaults_are_within_the_limits() {
+        let ScanSettings { message_bytes_max, memory_bytes_max, verdict_seconds_max, .. } =
+            ScanSettings::default();
+        let bytes = |limit: usize| u64::try_from(limit).unwrap();
+        read("message_bytes_max", bytes(message_bytes_max)).unwrap();
+        read("memory_bytes_max", bytes(memory_bytes_max)).unwrap();
+        read("verdict_seconds_max", verdict_seconds_max).unwrap();
     }
 }
