@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use mail::{End, Envelope, Output, Session, Side};
 use scan::Report;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,6 +16,10 @@ use tokio::time::Sleep;
 use crate::{
     Carried, LINGER_MAX, Observer, Outcome, READ_BYTES_MAX, WRITE_QUEUE_BYTES_MAX, couple,
 };
+
+/// Pieces below this many bytes are joined before they are written: a mail of dot lines comes in
+/// pieces of a line each, and would leave in as many segments.
+const JOINED_PIECE_BYTES_MAX: usize = 1024;
 
 /// The runtime's clock, which tests can stop.
 pub(crate) fn now() -> Instant {
@@ -27,6 +31,9 @@ struct Leg<T> {
     /// `None` once it was reset or lost.
     stream: Option<T>,
     queue: VecDeque<Bytes>,
+    /// Small pieces behind the queue, joined.
+    joined: BytesMut,
+    /// In `queue` and `joined`.
     queued_bytes: usize,
     /// Written since the last complete flush.
     unflushed: bool,
@@ -250,6 +257,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg<T> {
         Self {
             stream: Some(stream),
             queue: VecDeque::new(),
+            joined: BytesMut::new(),
             queued_bytes: 0,
             unflushed: false,
             sending: Sending::Open,
@@ -260,7 +268,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg<T> {
     fn push(&mut self, bytes: Bytes) {
         if self.stream.is_some() && self.sending == Sending::Open && !bytes.is_empty() {
             self.queued_bytes += bytes.len();
-            self.queue.push_back(bytes);
+            if bytes.len() < JOINED_PIECE_BYTES_MAX {
+                self.joined.extend_from_slice(&bytes);
+            } else {
+                self.enqueue_joined();
+                self.queue.push_back(bytes);
+            }
+        }
+    }
+
+    /// Behind the queue with the small pieces; an idle session keeps no buffer for them.
+    fn enqueue_joined(&mut self) {
+        if !self.joined.is_empty() {
+            self.queue.push_back(std::mem::take(&mut self.joined).freeze());
         }
     }
 
@@ -276,6 +296,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg<T> {
     fn lose(&mut self) {
         self.stream = None;
         self.queue.clear();
+        self.joined = BytesMut::new();
         self.queued_bytes = 0;
     }
 
@@ -296,12 +317,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg<T> {
         self.sending == Sending::Open
             && self.receiving
             && self.stream.is_some()
-            && self.queue.is_empty()
+            && self.queued_bytes == 0
             && !self.unflushed
     }
 
     /// Writes what it can. True if the connection turned out to be lost.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> bool {
+        self.enqueue_joined();
         let Some(stream) = &mut self.stream else { return false };
         let result = loop {
             let Some(front) = self.queue.front_mut() else {
@@ -367,5 +389,64 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg<T> {
                 Poll::Ready(Step::Ended(side, End::Reset))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::task::Waker;
+
+    use super::*;
+
+    /// Takes everything and remembers it, one entry a write.
+    #[derive(Default)]
+    struct Writes(Vec<Vec<u8>>);
+
+    impl AsyncRead for Writes {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Writes {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.0.push(bytes.to_vec());
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn small_pieces_leave_together_and_all_in_order() {
+        let mut leg = Leg::new(Writes::default());
+        let large = Bytes::from(vec![b'L'; JOINED_PIECE_BYTES_MAX]);
+        for _ in 0..4_000 {
+            leg.push(Bytes::from_static(b"..\r\n"));
+        }
+        leg.push(large.clone());
+        leg.push(Bytes::from_static(b"end"));
+        assert!(!leg.is_idle());
+        let waker = Waker::noop();
+        assert!(!leg.poll_write(&mut Context::from_waker(waker)));
+        assert!(leg.is_idle());
+        assert_eq!(leg.joined.capacity(), 0);
+        let writes = leg.stream.unwrap().0;
+        assert_eq!(writes, [b"..\r\n".repeat(4_000), large.to_vec(), b"end".to_vec()]);
     }
 }
