@@ -91,6 +91,10 @@ pub const WRITE_QUEUE_BYTES_MAX: usize = 256 * 1024;
 /// How long a leg whose sending direction we ended may take to end its own.
 pub const LINGER_MAX: Duration = Duration::from_secs(5);
 
+/// How long a session that is not read may move no byte: three times what RFC 5321 (section 4.5.3.2)
+/// and RFC 1939 (section 3) ask of peers that are read, and time-limited by `mail`.
+pub const OPAQUE_IDLE_MAX: Duration = Duration::from_secs(30 * 60);
+
 /// Carries one session from its open connections to its end.
 ///
 /// `id` names the session in every log line. The future never fails: what went wrong is in the
@@ -108,7 +112,7 @@ where
 {
     let Some(scanner) = &carrier.scanner else {
         let outcome = Outcome { opaque: Some(Opaque::Setting), ..Outcome::default() };
-        return couple::couple(client, server, outcome).await;
+        return couple::couple(&id, client, server, outcome).await;
     };
     let session = mail::Session::new(protocol, &carrier.mail, pump::now());
     let observer = Observer { id: &id, scanner, policy: &carrier.policy, message: None };

@@ -12,9 +12,11 @@ use mail::{End, Envelope, Output, Session, Side};
 use scan::Report;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+use tracing::warn;
 
 use crate::{
-    Carried, LINGER_MAX, Observer, Outcome, READ_BYTES_MAX, WRITE_QUEUE_BYTES_MAX, couple,
+    Carried, LINGER_MAX, OPAQUE_IDLE_MAX, Observer, Outcome, READ_BYTES_MAX, WRITE_QUEUE_BYTES_MAX,
+    couple,
 };
 
 /// Pieces below this many bytes are joined before they are written: a mail of dot lines comes in
@@ -74,6 +76,8 @@ pub(crate) struct Pump<'a, C, S> {
     armed: Option<Instant>,
     /// Since when both sending directions have ended.
     lingering_until: Option<Instant>,
+    /// When bytes were last read from either side.
+    read_at: Instant,
     outcome: Outcome,
 }
 
@@ -92,6 +96,7 @@ where
             timer: Box::pin(tokio::time::sleep_until(tokio::time::Instant::now())),
             armed: None,
             lingering_until: None,
+            read_at: now(),
             outcome: Outcome::default(),
         }
     }
@@ -130,7 +135,8 @@ where
                     Side::Client => self.outcome.bytes_up += bytes.len() as u64,
                     Side::Server => self.outcome.bytes_down += bytes.len() as u64,
                 }
-                self.session.receive(from, bytes, now());
+                self.read_at = now();
+                self.session.receive(from, bytes, self.read_at);
             }
             Step::Ended(from, end) => {
                 self.outcome.reset |= end == End::Reset;
@@ -150,6 +156,12 @@ where
                     self.server.lose();
                 } else if self.session.poll_timeout().is_some_and(|deadline| deadline <= now) {
                     self.session.handle_timeout(now);
+                } else if self.opaque_deadline().is_some_and(|deadline| deadline <= now) {
+                    let (id, idle_s) = (self.observer.id, OPAQUE_IDLE_MAX.as_secs());
+                    warn!(session = %id, idle_s, "nothing moves: reset");
+                    self.outcome.reset = true;
+                    self.client.lose();
+                    self.server.lose();
                 }
             }
         }
@@ -226,7 +238,13 @@ where
         if self.is_sent() {
             return Some(*self.lingering_until.get_or_insert_with(|| now() + LINGER_MAX));
         }
-        self.session.poll_timeout()
+        let ends = [self.session.poll_timeout(), self.opaque_deadline()];
+        ends.into_iter().flatten().min()
+    }
+
+    /// A session that is not read any more and half closed: nobody else has a time limit for it.
+    fn opaque_deadline(&self) -> Option<Instant> {
+        self.session.is_opaque().then(|| self.read_at + OPAQUE_IDLE_MAX)
     }
 
     /// Both sending directions have ended.
@@ -246,7 +264,9 @@ where
 
     async fn couple(self) -> Carried<C, S> {
         match (self.client.stream, self.server.stream) {
-            (Some(client), Some(server)) => couple::couple(client, server, self.outcome).await,
+            (Some(client), Some(server)) => {
+                couple::couple(self.observer.id, client, server, self.outcome).await
+            }
             (client, server) => Carried { outcome: self.outcome, client, server },
         }
     }
