@@ -12,6 +12,7 @@ pub mod drain;
 pub mod files;
 pub mod host;
 pub mod listener;
+mod newcomers;
 pub mod program;
 
 pub use drain::{Drain, DrainTrigger};

@@ -1,7 +1,7 @@
 //! The accept loop: a bounded number of connections, each in a task of its own, until the drain.
 //!
-//! What a connection does cannot hurt the others: too many are refused, a handshake that stalls is
-//! given up, a panic ends its own task and is counted, and a failing `accept` (no file descriptors
+//! What a connection does cannot hurt the others: too many are refused, and before that the oldest
+//! still in its handshake makes room; a handshake that stalls is given up, a panic ends its own task and is counted, and a failing `accept` (no file descriptors
 //! left) is tried again after a pause.
 
 use std::fmt;
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::Drain;
+use crate::newcomers::{Newcomers, Unproven};
 
 /// First pause after a failed `accept`; each further failure doubles it.
 pub const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -33,7 +34,8 @@ pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 /// What a listener grants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once, those in their handshake included. One more is closed at once.
+    /// Connections at once, those in their handshake included. For one more the oldest of these is
+    /// closed; when there is none, the new one.
     pub connections_max: usize,
     /// From the start of the drain to the end of the last connection; those left are cut off.
     pub drain_max: Duration,
@@ -44,7 +46,7 @@ pub struct Limits {
 pub struct Counters {
     /// Connections taken.
     pub accepted: AtomicU64,
-    /// Connections closed at once because of [`Limits::connections_max`].
+    /// Connections closed because of [`Limits::connections_max`].
     pub refused: AtomicU64,
     /// TLS handshakes that failed or stalled.
     pub handshakes_failed: AtomicU64,
@@ -119,11 +121,14 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let handshakes = counters.clone();
-    let with_tls = move |stream: TcpStream, address: SocketAddr| {
+    let with_tls = move |stream: TcpStream, address: SocketAddr, unproven: Unproven| {
         let (acceptor, handler, counters) = (acceptor.clone(), handler.clone(), handshakes.clone());
         async move {
             match acceptor.accept(stream, HANDSHAKE_TIME_MAX).await {
-                Ok(link) => handler(link, address).await,
+                Ok(link) => {
+                    drop(unproven);
+                    handler(link, address).await;
+                }
                 Err(error) => {
                     count(&counters.handshakes_failed);
                     let error = telemetry::chain(&error);
@@ -144,12 +149,13 @@ async fn accept_loop<H, F>(
     handler: H,
 ) -> Served
 where
-    H: Fn(TcpStream, SocketAddr) -> F,
+    H: Fn(TcpStream, SocketAddr, Unproven) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
     let mut tasks = JoinSet::new();
     let mut pause = Pause::default();
     let mut refusals = Repeated::default();
+    let mut newcomers = Newcomers::new(limits.connections_max);
     {
         let mut draining = pin!(drain.started());
         loop {
@@ -159,17 +165,24 @@ where
                 Some(ended) = tasks.join_next(), if !tasks.is_empty() => note(ended, counters),
                 () = pause.over(), if pause.until.is_some() => pause.until = None,
                 accepted = source.accept(), if pause.until.is_none() => match accepted {
-                    Ok((_, peer)) if tasks.len() >= limits.connections_max => {
-                        count(&counters.refused);
-                        if let Some(repeats) = refusals.due() {
-                            let connections_max = limits.connections_max;
-                            warn!(%peer, connections_max, repeats, "connection refused: full");
-                        }
-                    }
                     Ok((stream, peer)) => {
-                        count(&counters.accepted);
                         pause.reset();
-                        tasks.spawn(handler(stream, peer));
+                        let is_full = tasks.len() >= limits.connections_max;
+                        let put_off = if is_full { newcomers.put_off_oldest() } else { None };
+                        if is_full {
+                            count(&counters.refused);
+                            if let Some(repeats) = refusals.due() {
+                                let connections_max = limits.connections_max;
+                                let peer = put_off.unwrap_or(peer);
+                                warn!(%peer, connections_max, repeats, "connection refused: full");
+                            }
+                        }
+                        if !is_full || put_off.is_some() {
+                            count(&counters.accepted);
+                            newcomers.add(peer, |unproven| {
+                                tasks.spawn(handler(stream, peer, unproven))
+                            });
+                        }
                     }
                     Err(error) => {
                         count(&counters.accept_failures);
@@ -292,7 +305,8 @@ mod tests {
         task: tokio::task::JoinHandle<Served>,
     }
 
-    /// A listener on a free port whose handler is an echo; `p` makes it panic.
+    /// A listener on a free port whose handler is an echo; `p` makes it panic. Its peers are proven
+    /// by their first byte.
     async fn echo(connections_max: usize) -> Running {
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -301,9 +315,11 @@ mod tests {
         let limits = Limits { connections_max, drain_max: DRAIN_MAX };
         let shared = counters.clone();
         let task = tokio::spawn(async move {
-            accept_loop(listener, limits, &shared, drain, |mut stream, _| async move {
+            accept_loop(listener, limits, &shared, drain, |mut stream, _, unproven| async move {
                 let mut byte = [0];
+                let mut unproven = Some(unproven);
                 while let Ok(1) = stream.read(&mut byte).await {
+                    unproven.take();
                     assert_ne!(byte, *b"p", "as the test asked");
                     stream.write_all(&byte).await.unwrap();
                 }
@@ -335,6 +351,23 @@ mod tests {
                 break;
             }
         }
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_makes_room_for_who_does() {
+        let running = echo(3).await;
+        let mut proven = TcpStream::connect(running.address).await.unwrap();
+        assert!(echoes(&mut proven).await);
+        let mut idle = Vec::new();
+        for _ in 0..50 {
+            idle.push(TcpStream::connect(running.address).await.unwrap());
+        }
+        let mut late = TcpStream::connect(running.address).await.unwrap();
+        assert!(echoes(&mut late).await);
+        assert!(echoes(&mut proven).await);
+        // The oldest made room, not the one with something to say.
+        assert!(matches!(idle[0].read(&mut [0]).await, Ok(0) | Err(_)));
+        assert!(running.counters.refused.load(Ordering::Relaxed) >= 49);
     }
 
     #[tokio::test]
@@ -406,7 +439,7 @@ mod tests {
         let (trigger, drain) = DrainTrigger::new();
         let counters = Counters::default();
         let limits = Limits { connections_max: 1, drain_max: DRAIN_MAX };
-        let served = accept_loop(source, limits, &counters, drain, |_, _| async {});
+        let served = accept_loop(source, limits, &counters, drain, |_, _, _| async {});
         let stop = async {
             tokio::time::sleep(DRAIN_MAX).await;
             trigger.drain();
