@@ -156,3 +156,68 @@ impl Numbers {
         (self.sessions_scanned * 100).checked_div(ended)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recent(session: usize) -> Recent {
+        Recent {
+            session: session.to_string(),
+            protocol: "smtp",
+            client: "192.0.2.1:1024".parse().unwrap(),
+            server: "192.0.2.2:25".parse().unwrap(),
+            way: "direct".to_owned(),
+            opening_ms: 1,
+            bytes_up: 1,
+            bytes_down: 1,
+            mails: 1,
+            infected: 0,
+            unscannable: 0,
+            scanned: true,
+        }
+    }
+
+    #[test]
+    fn what_was_not_read_is_no_part_of_what_was_scanned() {
+        let counters = Counters::default();
+        assert_eq!(counters.numbers().scanned_percent(), None);
+        for opaque in [None, None, Some(Opaque::Tls), Some(Opaque::Setting)] {
+            counters.ended(&Outcome { opaque, ..Outcome::default() }, recent(0));
+        }
+        let numbers = counters.numbers();
+        assert_eq!(numbers.scanned_percent(), Some(50));
+        assert_eq!(
+            (numbers.sessions_scanned, numbers.sessions_tls, numbers.sessions_unread),
+            (2, 1, 1)
+        );
+    }
+
+    #[test]
+    fn the_last_sessions_are_kept_and_no_more() {
+        let counters = Counters::default();
+        for session in 0..=RECENT_SESSIONS_MAX {
+            counters.ended(
+                &Outcome { messages: 2, infected: 1, ..Outcome::default() },
+                recent(session),
+            );
+        }
+        let numbers = counters.numbers();
+        assert_eq!(numbers.recent.len(), RECENT_SESSIONS_MAX);
+        assert_eq!(numbers.recent.front().unwrap().session, "1");
+        assert_eq!((numbers.mails, numbers.mails_infected), (66, 33));
+    }
+
+    #[test]
+    fn every_session_that_begins_ends() {
+        let counters = Counters::default();
+        counters.begin();
+        counters.begin();
+        counters.opened(true);
+        counters.refused();
+        counters.end();
+        let numbers = counters.numbers();
+        assert_eq!((numbers.sessions, numbers.sessions_now), (2, 1));
+        assert_eq!((numbers.sessions_relay, numbers.sessions_refused), (1, 1));
+    }
+}

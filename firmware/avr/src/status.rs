@@ -222,3 +222,85 @@ fn plain(value: &Value) -> String {
         other => other.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn status() -> Status {
+        Status {
+            version: "0.1.0",
+            uptime_s: 7,
+            mac: "02:00:00:00:00:01".to_owned(),
+            key_fingerprint: "ab12".to_owned(),
+            flows: Flows { now: 3, taken: 5, frames_bridged: 11, table_full: 2 },
+            counters: Numbers { sessions_scanned: 4, sessions_tls: 1, ..Numbers::default() },
+            scanned_percent: Some(80),
+            relay: None,
+        }
+    }
+
+    async fn ask_from_a_thread(path: PathBuf) -> anyhow::Result<Value> {
+        tokio::task::spawn_blocking(move || ask(&path)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_daemon_answers_its_owner_also_behind_a_stale_socket() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run/control.sock");
+        let error = ask_from_a_thread(path.clone()).await.unwrap_err();
+        assert!(error.to_string().contains("is `avr run` running here?"), "{error}");
+        // The first one dies without taking its socket away.
+        for _ in 0..2 {
+            let server = serve(&path, status).unwrap();
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+            for _ in 0..2 {
+                let document = ask_from_a_thread(path.clone()).await.unwrap();
+                assert_eq!(document["flows"]["now"], 3);
+                assert_eq!(document["counters"]["sessions_scanned"], 4);
+                assert_eq!(document["relay"], Value::Null);
+            }
+            server.abort();
+        }
+    }
+
+    #[test]
+    fn the_text_has_what_the_document_has() {
+        let mut document = serde_json::to_value(status()).unwrap();
+        let text = render(&document);
+        for line in [
+            "unit         02:00:00:00:00:01  key ab12\n",
+            "flows        3 now, 5 taken, 2 not for lack of room, 11 frames left on the bridge\n",
+            "read         4 scanned to the end, 1 went to TLS, 0 unread by setting (80 % scanned)\n",
+            "relay        none: every session goes direct\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        // Whatever the relay client reports is shown, one value a line.
+        document["relay"] = json!({ "managers": [{ "state": "up" }], "ticket": null });
+        document["counters"]["recent"] = json!([{ "session": "0a", "way": "direct" }]);
+        let text = render(&document);
+        assert!(text.contains("relay.managers.0.state up\n"), "{text}");
+        assert!(text.contains("relay.ticket -\n"), "{text}");
+        assert!(text.contains("session      0a - - -> -  direct"), "{text}");
+    }
+
+    #[test]
+    fn a_daemon_that_says_nonsense_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let daemon = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            io::Write::write_all(&mut stream, b"{\"version\":").unwrap();
+        });
+        let error = ask(&path).unwrap_err();
+        assert!(error.to_string().contains("is incomplete"), "{error}");
+        daemon.join().unwrap();
+    }
+}
