@@ -118,7 +118,7 @@ impl Arguments {
                 Ok(())
             }
             Verb::Config(ConfigVerb::Check(file)) => {
-                Settings::load(&file.config)?.scan.carrier()?;
+                Settings::check_files(&file.config)?;
                 println!("{}: right", file.config.display());
                 Ok(())
             }

@@ -7,6 +7,8 @@ use box_relay::limits::WARM_LINKS_MAX;
 use config::{ConfigError, Document};
 use serde::Deserialize;
 use session::settings::ScanSettings;
+use wire::identity::FleetRoots;
+use wire::ticket::TicketVerifier;
 
 use crate::routes::{Route, Routes, Rule};
 
@@ -88,7 +90,7 @@ pub struct Relay {
     #[serde(default = "default_auther_port")]
     pub auther_port: u16,
     /// Proxy connections kept ready, so that a session costs one round trip more than a direct one.
-    /// Default 1; each costs a site one idle TLS connection. At most 8.
+    /// Default 1; each costs a site one idle TLS connection. At most 16.
     #[serde(default = "default_warm_links")]
     pub warm_links: usize,
 }
@@ -104,6 +106,39 @@ impl Settings {
         let settings: Self = document.parse()?;
         settings.check(&document)?;
         Ok(settings)
+    }
+
+    /// [`Settings::load`], and looks at every file that the settings name. Opens no port and makes
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// Names file, line, what is wrong and what to write instead.
+    pub fn check_files(path: &Path) -> Result<(), ConfigError> {
+        let document = Document::load(path)?;
+        let settings: Self = document.parse()?;
+        settings.check(&document)?;
+        settings.scan.carrier_in(&document)?;
+        let unusable = |key: &str, path: &Path, error: &dyn std::error::Error, file: &str| {
+            let key = format!("identity.{key}");
+            let problem =
+                format!("`{key}`: cannot use {}: {}", path.display(), telemetry::chain(error));
+            let remedy = format!("write the path of the fleet's {file} instead");
+            document.invalid(&key, problem, remedy)
+        };
+        if let Some(path) = &settings.identity.fleet_ca {
+            let wrong =
+                |error: &dyn std::error::Error| unusable("fleet_ca", path, error, "fleet-ca.pem");
+            let pem = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
+            FleetRoots::from_pem(&pem).map_err(|error| wrong(&error))?;
+        }
+        if let Some(path) = &settings.identity.ticket_key {
+            let wrong =
+                |error: &dyn std::error::Error| unusable("ticket_key", path, error, "ticket.pub");
+            let pem = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
+            TicketVerifier::from_pem(&pem).map_err(|error| wrong(&error))?;
+        }
+        Ok(())
     }
 
     /// How sessions are routed.
@@ -124,8 +159,8 @@ impl Settings {
         if self.ports.lan == self.ports.wan {
             return Err(document.invalid(
                 "ports.wan",
-                "is the same interface as ports.lan",
-                "the name of the other port",
+                format!("`ports.wan`: {} is ports.lan already", self.ports.wan),
+                "write the name of the other port instead",
             ));
         }
         for (key, name) in [
@@ -136,20 +171,24 @@ impl Settings {
             if name.is_empty() || name.len() > 15 || name.contains(['/', ' ', '"']) {
                 return Err(document.invalid(
                     key,
-                    "is no interface name",
-                    "a name as `ip link` shows it, of at most 15 characters",
+                    format!("`{key}`: {name:?} is no interface name"),
+                    "write a name as `ip link` shows it, of at most 15 characters, instead",
                 ));
             }
         }
         if let Some(port) = self.ports.smtp.iter().find(|port| self.ports.pop3.contains(port)) {
             return Err(document.invalid(
                 "ports.pop3",
-                format!("names port {port}, which ports.smtp has too"),
-                "each port in one of the two lists",
+                format!("`ports.pop3`: {port} is in ports.smtp already"),
+                "write each port in one of the two lists only",
             ));
         }
         if self.ports.smtp.is_empty() && self.ports.pop3.is_empty() {
-            return Err(document.invalid("ports.smtp", "no mail port is left", "[25, 587, 2525]"));
+            return Err(document.invalid(
+                "ports.smtp",
+                "`ports.smtp` and `ports.pop3` are empty: no session would be taken",
+                "write the ports of mail instead, as in smtp = [25, 587, 2525]",
+            ));
         }
         let Some(relay) = &self.relay else { return Ok(()) };
         for (path, key, file) in [
@@ -159,8 +198,8 @@ impl Settings {
             if path.is_none() {
                 return Err(document.invalid(
                     "identity",
-                    format!("has no {key}, which [relay] needs"),
-                    format!("{key} = \"/etc/avr/{file}\", the file that `avr-auther init` made"),
+                    format!("[identity] has no {key}, which [relay] needs"),
+                    format!("write {key} = \"/etc/avr/{file}\", the file from `avr-auther init`"),
                 ));
             }
         }
@@ -171,15 +210,15 @@ impl Settings {
         if !labels_are_good || relay.domain.len() > 240 {
             return Err(document.invalid(
                 "relay.domain",
-                "is no domain name",
-                "the fleet's domain, as in \"avr.example.net\", without a dot at the end",
+                format!("`relay.domain`: {:?} is no domain name", relay.domain),
+                "write the fleet's domain, as in \"avr.example.net\", without a dot at the end",
             ));
         }
         if relay.warm_links == 0 || relay.warm_links > WARM_LINKS_MAX {
             return Err(document.invalid(
                 "relay.warm_links",
-                "is out of range",
-                format!("a number from 1 to {WARM_LINKS_MAX}"),
+                format!("`relay.warm_links`: {} is out of range", relay.warm_links),
+                format!("write a number from 1 to {WARM_LINKS_MAX} instead"),
             ));
         }
         Ok(())
@@ -212,6 +251,9 @@ fn default_warm_links() -> usize {
 
 #[cfg(test)]
 mod tests {
+    use wire::identity::FleetCa;
+    use wire::ticket::TicketSigner;
+
     use super::*;
 
     const GOOD: &str = r#"
@@ -280,18 +322,81 @@ clamd = ["unix:/run/clamav/clamd.ctl"]
 
     #[test]
     fn errors_name_line_and_remedy() {
-        for (from, to, line, words) in [
-            ("wan = \"wan0\"", "wan = \"lan0\"", 4, "same interface"),
-            ("wan = \"wan0\"", "wann = \"wan0\"", 4, "wan"),
-            ("bridge = \"br0\"", "bridge = \"a bridge\"", 5, "15 characters"),
-            ("domain = \"avr.example.net\"", "domain = \"-..-\"", 13, "domain name"),
-            ("use = \"direct\"", "use = \"driect\"", 18, "direct"),
+        for (from, to, line, says) in [
+            (
+                "wan = \"wan0\"",
+                "wan = \"lan0\"",
+                4,
+                "`ports.wan`: lan0 is ports.lan already; write the name of the other port instead",
+            ),
+            (
+                "bridge = \"br0\"",
+                "bridge = \"a bridge\"",
+                5,
+                "`ports.bridge`: \"a bridge\" is no interface name; \
+                 write a name as `ip link` shows it, of at most 15 characters, instead",
+            ),
+            (
+                "bridge = \"br0\"",
+                "bridge = \"br0\"\npop3 = [110, 25]",
+                6,
+                "`ports.pop3`: 25 is in ports.smtp already; \
+                 write each port in one of the two lists only",
+            ),
+            (
+                "bridge = \"br0\"",
+                "bridge = \"br0\"\nsmtp = []\npop3 = []",
+                6,
+                "`ports.smtp` and `ports.pop3` are empty: no session would be taken; \
+                 write the ports of mail instead, as in smtp = [25, 587, 2525]",
+            ),
+            (
+                "domain = \"avr.example.net\"",
+                "domain = \"-..-\"",
+                13,
+                "`relay.domain`: \"-..-\" is no domain name; \
+                 write the fleet's domain, as in \"avr.example.net\", without a dot at the end",
+            ),
+            (
+                "domain = \"avr.example.net\"",
+                "domain = \"a\"\nwarm_links = 17",
+                14,
+                "`relay.warm_links`: 17 is out of range; write a number from 1 to 16 instead",
+            ),
+            (
+                "fleet_ca = \"/etc/avr/fleet-ca.pem\"",
+                "",
+                7,
+                "[identity] has no fleet_ca, which [relay] needs; \
+                 write fleet_ca = \"/etc/avr/fleet-ca.pem\", the file from `avr-auther init`",
+            ),
         ] {
-            let error = wrong(from, to);
-            assert!(error.starts_with(&format!("avr.toml:{line}: ")), "{error}");
-            assert!(error.contains(words), "{error}");
+            assert_eq!(wrong(from, to), format!("avr.toml:{line}: {says}"));
         }
-        let error = wrong("fleet_ca = \"/etc/avr/fleet-ca.pem\"", "");
-        assert!(error.contains("avr-auther init"), "{error}");
+        let error = wrong("wan = \"wan0\"", "wann = \"wan0\"");
+        assert!(error.starts_with("avr.toml:4: ") && error.contains("wan"), "{error}");
+        let error = wrong("use = \"direct\"", "use = \"driect\"");
+        assert!(error.starts_with("avr.toml:18: ") && error.contains("direct"), "{error}");
+    }
+
+    #[test]
+    fn files_that_are_named_are_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let ca = FleetCa::create().unwrap().certificate_pem();
+        let ticket_key = TicketSigner::generate().unwrap().verifier().to_pem();
+        let check = |ca: &str, ticket_key: &str| {
+            std::fs::write(path("fleet-ca.pem"), ca).unwrap();
+            std::fs::write(path("ticket.pub"), ticket_key).unwrap();
+            let text = GOOD.replace("/etc/avr", &folder.path().display().to_string());
+            std::fs::write(path("avr.toml"), text).unwrap();
+            Settings::check_files(&path("avr.toml")).map_err(|error| error.to_string())
+        };
+        check(&ca, &ticket_key).unwrap();
+        let error = check(&ticket_key, &ticket_key).unwrap_err();
+        assert!(error.contains("avr.toml:9: `identity.fleet_ca`: cannot use "), "{error}");
+        let error = check(&ca, &ca).unwrap_err();
+        assert!(error.contains("avr.toml:10: `identity.ticket_key`: cannot use "), "{error}");
+        assert!(error.ends_with("; write the path of the fleet's ticket.pub instead"), "{error}");
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use config::{ConfigError, Document};
 use mail::notice::Language;
 use scan::engine::clamd::{ClamdEngine, ClamdSettings};
 use scan::engine::yara::YaraEngine;
@@ -159,6 +160,25 @@ impl ScanSettings {
         Ok(Carrier { scanner, mail: Arc::new(mail), policy: Arc::new(self.policy()) })
     }
 
+    /// [`Self::carrier`] for settings that stand in a file as the table `[scan]`.
+    ///
+    /// # Errors
+    ///
+    /// As there, with file and line.
+    pub fn carrier_in(&self, document: &Document) -> Result<Carrier, ConfigError> {
+        self.carrier().map_err(|error| {
+            let (key, source, remedy): (_, &dyn std::error::Error, _) = match &error {
+                ScanSettingsError::Rules(source) => {
+                    ("scan.rules", source, "correct the rule file, or leave the key out")
+                }
+                ScanSettingsError::Clamd(source) => {
+                    ("scan.clamd", source, "write \"host:port\" or \"unix:/path\" instead")
+                }
+            };
+            document.invalid(key, format!("`{key}`: {}", telemetry::chain(source)), remedy)
+        })
+    }
+
     fn scanner(&self) -> Result<Scanner, ScanSettingsError> {
         let yara = YaraEngine::new(self.rules.as_deref()).map_err(ScanSettingsError::Rules)?;
         let mut engines: Vec<Arc<dyn Engine>> = vec![Arc::new(yara)];
@@ -218,6 +238,22 @@ mod tests {
         }
         let longest = Duration::from_secs(VERDICT_SECONDS_MAX_MAX);
         assert!(longest < mail::smtp::VERDICT_TIMEOUT && longest < mail::pop3::VERDICT_TIMEOUT);
+    }
+
+    #[test]
+    fn what_engines_cannot_use_is_blamed_on_its_line() {
+        let error = |key: &str| {
+            let text = format!("mode = \"on\"\n{key}\n");
+            let document = Document::from_text("x.toml", format!("[scan]\n{text}"));
+            let scan: ScanSettings = Document::from_text("x.toml", text).parse().unwrap();
+            scan.carrier_in(&document).unwrap_err().to_string()
+        };
+        let rules = error("rules = \"/nonexistent\"");
+        assert!(rules.starts_with("x.toml:3: `scan.rules`: "), "{rules}");
+        assert!(rules.ends_with("; correct the rule file, or leave the key out"), "{rules}");
+        let clamd = error("clamd = [\"nonsense\"]");
+        assert!(clamd.starts_with("x.toml:3: `scan.clamd`: "), "{clamd}");
+        assert!(clamd.ends_with("; write \"host:port\" or \"unix:/path\" instead"), "{clamd}");
     }
 
     #[test]

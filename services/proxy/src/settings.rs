@@ -8,7 +8,7 @@ use config::{ConfigError, Document};
 use serde::Deserialize;
 use service_kit::{Tls, files, host};
 use session::Carrier;
-use session::settings::{ScanSettings, ScanSettingsError};
+use session::settings::ScanSettings;
 use wire::ticket::TicketVerifier;
 
 use crate::boxes::Timing;
@@ -120,7 +120,7 @@ impl Settings {
         let in_settings = |error: files::FileError| error.in_settings(document);
         let tls = Tls::load(&file.fleet_ca, &file.certificate, &file.key).map_err(in_settings)?;
         let tickets = files::ticket_verifier(&file.ticket_key).map_err(in_settings)?;
-        let carrier = file.scan.carrier().map_err(|error| scan_error(document, &error))?;
+        let carrier = file.scan.carrier_in(document)?;
         Ok(Self {
             listen: file.listen,
             tls,
@@ -183,18 +183,6 @@ fn check(document: &Document, file: &File) -> Result<(), ConfigError> {
     in_range("sessions_max", sessions_max, SESSIONS_MAX_MAX.try_into().unwrap_or(u64::MAX))?;
     in_range("connect_seconds_max", file.connect_seconds_max, 300)?;
     in_range("drain_seconds_max", file.drain_seconds_max, 24 * 60 * 60)
-}
-
-fn scan_error(document: &Document, error: &ScanSettingsError) -> ConfigError {
-    let (key, source): (_, &dyn std::error::Error) = match error {
-        ScanSettingsError::Rules(source) => ("scan.rules", source),
-        ScanSettingsError::Clamd(source) => ("scan.clamd", source),
-    };
-    let remedy = match error {
-        ScanSettingsError::Rules(_) => "correct the rule file, or leave the key out",
-        ScanSettingsError::Clamd(_) => "write \"host:port\" or \"unix:/path\" instead",
-    };
-    document.invalid(key, format!("`{key}`: {}", telemetry::chain(source)), remedy)
 }
 
 #[cfg(test)]
