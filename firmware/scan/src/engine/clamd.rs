@@ -193,6 +193,8 @@ enum AskError {
     Closed,
     #[error("its answer is over {REPLY_BYTES_MAX} bytes")]
     ReplyTooLong,
+    #[error("it said OK before it had all of it")]
+    Early,
     #[error("its answer makes no sense: {0}")]
     Rubbish(String),
     #[error("it reports: {0}")]
@@ -293,8 +295,12 @@ impl Server {
         bytes: &[u8],
     ) -> Result<EngineOutcome, AskError> {
         session.commands += 1;
-        let reply = session.stream(bytes).await?;
+        let Answer { reply, is_early } = session.stream(bytes).await?;
         let outcome = parse(&reply, session.commands)?;
+        // What it did not wait for it has not looked at.
+        if is_early && outcome == EngineOutcome::Clean {
+            return Err(AskError::Early);
+        }
         if !matches!(outcome, EngineOutcome::Limit(_)) {
             session.used = Instant::now();
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -337,8 +343,8 @@ impl fmt::Debug for Server {
 }
 
 impl Session {
-    /// Sends the bytes, gives the answer without its NUL.
-    async fn stream(&mut self, bytes: &[u8]) -> Result<Vec<u8>, AskError> {
+    /// Sends the bytes, gives the answer.
+    async fn stream(&mut self, bytes: &[u8]) -> Result<Answer, AskError> {
         let first = self.commands == 1;
         let (reader, writer) = tokio::io::split(&mut self.stream);
         let send = send(writer, bytes, first);
@@ -347,14 +353,23 @@ impl Session {
         tokio::select! {
             biased;
             // It does not want the rest: over its size limit, or in trouble.
-            reply = &mut receive => return reply,
+            reply = &mut receive => return Ok(Answer { reply: reply?, is_early: true }),
             sent = &mut send => if let Err(error) = sent {
                 // It has closed; what it said before that still counts.
-                return receive.await.map_err(|_| AskError::Send(error));
+                let reply = receive.await.map_err(|_| AskError::Send(error))?;
+                return Ok(Answer { reply, is_early: true });
             },
         }
-        receive.await
+        Ok(Answer { reply: receive.await?, is_early: false })
     }
+}
+
+/// What a server said of one object.
+struct Answer {
+    /// Without its NUL.
+    reply: Vec<u8>,
+    /// It came before everything was sent.
+    is_early: bool,
 }
 
 async fn send(

@@ -11,6 +11,8 @@ enum Act {
     Reply(&'static str),
     /// Answers before it has read anything, and closes.
     EarlyReply(&'static str),
+    /// Says that all is well before it has read anything, and then reads nothing.
+    EarlyOk,
     Close,
     CloseInside,
     Endless,
@@ -43,6 +45,10 @@ async fn serve(mut stream: TcpStream, act: Act) -> io::Result<()> {
             stream.write_all(format!("{reply}\0").as_bytes()).await?;
             return stream.shutdown().await;
         }
+        if matches!(act, Act::EarlyOk) {
+            stream.write_all(b"1: stream: OK\0").await?;
+            return std::future::pending().await;
+        }
         if matches!(act, Act::CloseInside) {
             return Ok(());
         }
@@ -69,7 +75,7 @@ async fn serve(mut stream: TcpStream, act: Act) -> io::Result<()> {
             }
             Act::Endless => stream.write_all(&[b'x'; 2 * REPLY_BYTES_MAX]).await?,
             Act::Stall => std::future::pending().await,
-            Act::Close | Act::CloseInside | Act::EarlyReply(_) => return Ok(()),
+            Act::Close | Act::CloseInside | Act::EarlyReply(_) | Act::EarlyOk => return Ok(()),
         }
     }
     Ok(())
@@ -98,6 +104,15 @@ fn addresses() {
     for bad in ["", "127.0.0.1", "host:", ":3310", "host:0", "host:99999", "unix:relative"] {
         assert!(bad.parse::<Address>().is_err(), "{bad}");
     }
+}
+
+#[tokio::test]
+async fn what_is_called_clean_before_it_was_sent_is_not_clean() {
+    const MORE_THAN_SOCKETS_HOLD_BYTES: usize = 32 * 1024 * 1024;
+    let (address, _) = fake(Act::EarlyOk).await;
+    let outcome = scan(&engine(&[&address]), vec![b'x'; MORE_THAN_SOCKETS_HOLD_BYTES]).await;
+    let EngineOutcome::Failed(why) = outcome else { panic!("{outcome:?}") };
+    assert!(why.contains("it said OK before it had all of it"), "{why}");
 }
 
 #[tokio::test]
