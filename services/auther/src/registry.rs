@@ -347,7 +347,7 @@ pub enum RegistryError {
     },
     /// SQLite cannot open it.
     #[error(
-        "cannot open the registry {}; its directory must exist and be writable for this user",
+        "cannot open the registry {}; its directory must exist, be writable for this user and have room",
         path.display()
     )]
     Open {
