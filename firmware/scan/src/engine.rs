@@ -29,7 +29,11 @@ pub enum EngineOutcome {
     Clean,
     /// Found; the engine's name for it.
     Found(String),
-    /// It did not look at everything: over a limit of its own, encrypted.
+    /// It is encrypted.
+    Encrypted,
+    /// It is larger than the engine takes.
+    OverSize,
+    /// It did not look at everything: over a limit of its own; which.
     Limit(String),
     /// It could not be asked, or gave no answer.
     Failed(String),
@@ -49,6 +53,11 @@ pub trait Engine: Debug + Send + Sync {
     /// Whether it takes mail apart itself. Such an engine is not sent the parts that stand in the raw
     /// message word for word: it would only see them twice.
     fn reads_mail(&self) -> bool {
+        false
+    }
+
+    /// It looks into archives itself. Where no engine does, an archive is not called clean.
+    fn opens_archives(&self) -> bool {
         false
     }
 }

@@ -9,6 +9,7 @@
 //! clock; adapters of engines ([`engine`]) do IO. Must not depend on any other crate of the workspace.
 #![forbid(unsafe_code)]
 
+mod archive;
 pub mod engine;
 pub mod mime;
 mod pipeline;
@@ -60,6 +61,8 @@ pub enum Unscannable {
     OverTime,
     /// The part is encrypted (S/MIME, PGP, or by an engine's word).
     Encrypted,
+    /// An archive, and no engine that opens archives is there ([`Engine::opens_archives`]).
+    Archive,
     /// message/partial: a fragment of a message (RFC 2046 section 5.2.2).
     Partial,
     /// The structure cannot be read in one way.
@@ -89,6 +92,7 @@ impl std::fmt::Display for Unscannable {
             Self::OverDecoded => f.write_str("too large when decoded"),
             Self::OverTime => f.write_str("scan took too long"),
             Self::Encrypted => f.write_str("encrypted"),
+            Self::Archive => f.write_str("an archive, which no engine here opens"),
             Self::Partial => f.write_str("fragment of a message (message/partial)"),
             Self::Ambiguous => f.write_str("structure can be read in more than one way"),
             Self::EngineFailed { engine, why } => write!(f, "{engine} gave no answer: {why}"),

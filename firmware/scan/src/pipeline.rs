@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
+use crate::archive::is_archive;
 use crate::engine::printable;
 use crate::mime::{Event, Oddities, PartHead, Reading, Walker, further_readings};
 use crate::{
@@ -241,7 +242,12 @@ impl MailScan {
             }
             Event::PartEnd { number } => {
                 if let Some(part) = self.open.remove(&number) {
-                    self.jobs.submit(&self.shared, part.head, &part.held.share());
+                    let held = part.held.share();
+                    let unpacked = self.shared.engines.iter().any(|engine| engine.opens_archives());
+                    if !unpacked && is_archive(&held.bytes) {
+                        self.findings.note(Unscannable::Archive);
+                    }
+                    self.jobs.submit(&self.shared, part.head, &held);
                 }
             }
             Event::Finding(finding) => self.findings.note(finding),
@@ -305,9 +311,8 @@ impl Findings {
                     self.found = Some(finding);
                 }
             }
-            EngineOutcome::Limit(why) if why.starts_with("Heuristics.Encrypted") => {
-                self.note(Unscannable::Encrypted);
-            }
+            EngineOutcome::Encrypted => self.note(Unscannable::Encrypted),
+            EngineOutcome::OverSize => self.note(Unscannable::OverSize),
             EngineOutcome::Limit(why) => self.note(Unscannable::EngineLimit { engine, why }),
             EngineOutcome::Failed(why) => {
                 self.note(Unscannable::EngineFailed { engine, why });
@@ -328,16 +333,17 @@ impl Findings {
 /// an encrypted part does not hide a structure that nobody can read.
 fn weight(why: &Unscannable) -> u8 {
     match why {
-        Unscannable::Ambiguous => 9,
-        Unscannable::OverDepth => 8,
-        Unscannable::OverParts => 7,
-        Unscannable::OverDecoded => 6,
-        Unscannable::Partial => 5,
-        Unscannable::EngineFailed { .. } => 4,
-        Unscannable::OverTime => 3,
-        Unscannable::EngineLimit { .. } => 2,
-        Unscannable::OverSize => 1,
-        Unscannable::Encrypted => 0,
+        Unscannable::Ambiguous => 10,
+        Unscannable::OverDepth => 9,
+        Unscannable::OverParts => 8,
+        Unscannable::OverDecoded => 7,
+        Unscannable::Partial => 6,
+        Unscannable::EngineFailed { .. } => 5,
+        Unscannable::OverTime => 4,
+        Unscannable::EngineLimit { .. } => 3,
+        Unscannable::OverSize => 2,
+        Unscannable::Encrypted => 1,
+        Unscannable::Archive => 0,
     }
 }
 

@@ -51,9 +51,10 @@ impl Expected {
         match (self, verdict) {
             (_, Verdict::Infected(_)) | (Self::Unscannable, Verdict::Unscannable(_)) => true,
             // What the default policy refuses.
-            (Self::DetectOrReject, Verdict::Unscannable(why)) => {
-                !matches!(why, Unscannable::Encrypted | Unscannable::OverSize)
-            }
+            (Self::DetectOrReject, Verdict::Unscannable(why)) => !matches!(
+                why,
+                Unscannable::Encrypted | Unscannable::OverSize | Unscannable::Archive
+            ),
             _ => false,
         }
     }

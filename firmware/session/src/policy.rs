@@ -25,6 +25,8 @@ pub struct Policy {
     pub infected: Action,
     /// Encrypted parts.
     pub encrypted: Action,
+    /// Archives that no engine opened.
+    pub archive: Action,
     /// Over the size limit.
     pub over_size: Action,
     /// Over another limit, a fragment, or ambiguous.
@@ -40,6 +42,7 @@ impl Default for Policy {
         Self {
             infected: Action::Refuse,
             encrypted: Action::Pass,
+            archive: Action::Pass,
             over_size: Action::Pass,
             unreadable: Action::Refuse,
             engine_failed: Action::Pass,
@@ -70,6 +73,7 @@ impl Policy {
     fn action(&self, reason: &Unscannable, envelope: &Envelope) -> Action {
         match reason {
             Unscannable::Encrypted => self.encrypted,
+            Unscannable::Archive => self.archive,
             Unscannable::OverSize => self.over_size,
             Unscannable::OverDepth
             | Unscannable::OverParts

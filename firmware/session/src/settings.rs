@@ -54,7 +54,9 @@ pub struct ScanSettings {
     pub on_infected: Action,
     /// Encrypted parts. Default pass.
     pub on_encrypted: Action,
-    /// Larger than `message_bytes_max`. Default pass.
+    /// Archives, where no engine opens them (`clamd` does). Default pass, counted as unscannable.
+    pub on_archive: Action,
+    /// Larger than `message_bytes_max`, or than `clamd` takes. Default pass.
     pub on_over_size: Action,
     /// Over another limit, fragments, ambiguous structure. Default refuse.
     pub on_unreadable: Action,
@@ -101,6 +103,7 @@ impl Default for ScanSettings {
             language: NoticeLanguage::English,
             on_infected: policy.infected,
             on_encrypted: policy.encrypted,
+            on_archive: policy.archive,
             on_over_size: policy.over_size,
             on_unreadable: policy.unreadable,
             on_engine_failure: policy.engine_failed,
@@ -199,6 +202,7 @@ impl ScanSettings {
         Policy {
             infected: self.on_infected,
             encrypted: self.on_encrypted,
+            archive: self.on_archive,
             over_size: self.on_over_size,
             unreadable: self.on_unreadable,
             engine_failed: self.on_engine_failure,

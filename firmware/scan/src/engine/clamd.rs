@@ -172,6 +172,10 @@ impl Engine for ClamdEngine {
     fn reads_mail(&self) -> bool {
         true
     }
+
+    fn opens_archives(&self) -> bool {
+        true
+    }
 }
 
 /// Why a server gave no answer.
@@ -301,7 +305,7 @@ impl Server {
         if is_early && outcome == EngineOutcome::Clean {
             return Err(AskError::Early);
         }
-        if !matches!(outcome, EngineOutcome::Limit(_)) {
+        if outcome != EngineOutcome::OverSize {
             session.used = Instant::now();
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             if idle.len() < CONNECTIONS_MAX {
@@ -421,19 +425,19 @@ fn parse(reply: &[u8], command: u32) -> Result<EngineOutcome, AskError> {
     let reply = String::from_utf8_lossy(reply);
     let text = reply.strip_prefix(&format!("{command}: ")).unwrap_or(&reply).trim();
     if text.contains("size limit exceeded") {
-        return Ok(EngineOutcome::Limit(printable(text, WHY_BYTES_MAX)));
+        return Ok(EngineOutcome::OverSize);
     }
     match text.strip_prefix("stream: ") {
         Some("OK") => return Ok(EngineOutcome::Clean),
         Some(found) => {
             if let Some(name) = found.strip_suffix(" FOUND").filter(|name| !name.is_empty()) {
-                let limit = name.starts_with("Heuristics.Limits.Exceeded")
-                    || name.starts_with("Heuristics.Encrypted");
-                let name = printable(name, WHY_BYTES_MAX);
-                return Ok(if limit {
-                    EngineOutcome::Limit(name)
+                let shown = printable(name, WHY_BYTES_MAX);
+                return Ok(if name.starts_with("Heuristics.Encrypted") {
+                    EngineOutcome::Encrypted
+                } else if name.starts_with("Heuristics.Limits.Exceeded") {
+                    EngineOutcome::Limit(shown)
                 } else {
-                    EngineOutcome::Found(name)
+                    EngineOutcome::Found(shown)
                 });
             }
         }

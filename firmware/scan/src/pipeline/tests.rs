@@ -14,6 +14,7 @@ struct Fake {
     after: Duration,
     panics: bool,
     reads_mail: bool,
+    opens_archives: bool,
     asked: std::sync::Mutex<Vec<(u32, Vec<u8>)>>,
 }
 
@@ -24,6 +25,7 @@ impl Fake {
             after: Duration::ZERO,
             panics: false,
             reads_mail: false,
+            opens_archives: false,
             asked: std::sync::Mutex::default(),
         }
     }
@@ -51,6 +53,10 @@ impl Engine for Fake {
 
     fn reads_mail(&self) -> bool {
         self.reads_mail
+    }
+
+    fn opens_archives(&self) -> bool {
+        self.opens_archives
     }
 }
 
@@ -154,12 +160,21 @@ async fn found_weighs_more_than_unscannable_and_that_more_than_clean() {
 
 #[tokio::test]
 async fn an_encrypted_part_does_not_hide_what_nobody_can_read() {
-    let encrypted =
-        Arc::new(Fake::new(EngineOutcome::Limit("Heuristics.Encrypted.Zip".to_owned())));
+    let encrypted = Arc::new(Fake::new(EngineOutcome::Encrypted));
     let scanner = with(&encrypted, Limits { parts_max: 1, ..Limits::default() });
     assert_eq!(scan(&scanner, b"x").await.verdict, Verdict::Unscannable(Unscannable::Encrypted));
     let report = scan(&scanner, &mail(b"x")).await;
     assert_eq!(report.verdict, Verdict::Unscannable(Unscannable::OverParts));
+}
+
+#[tokio::test]
+async fn an_archive_that_nobody_opened_is_not_clean() {
+    let zip = mail(b"PK\x03\x04 and its members");
+    let shut = Arc::new(Fake::new(EngineOutcome::Clean));
+    let report = scan(&with(&shut, Limits::default()), &zip).await;
+    assert_eq!(report.verdict, Verdict::Unscannable(Unscannable::Archive));
+    let opens = Arc::new(Fake { opens_archives: true, ..Fake::new(EngineOutcome::Clean) });
+    assert_eq!(scan(&with(&opens, Limits::default()), &zip).await.verdict, Verdict::Clean);
 }
 
 #[tokio::test]
