@@ -12,6 +12,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
@@ -29,6 +30,10 @@ use crate::{
 /// Most bytes of all mails together that are held while they are scanned: raw messages and parts. A mail
 /// that does not fit is unscannable at once; it waits for nobody.
 pub const BYTES_IN_FLIGHT_MAX: usize = 512 * 1024 * 1024;
+
+/// How long the other engines may take to answer once one has found something, so that of several
+/// findings the same one is named each time.
+const AFTER_FOUND_MAX: Duration = Duration::from_secs(2);
 
 /// Most objects of one mail that engines look at at a time.
 pub const OBJECTS_AT_ONCE_MAX: usize = 16;
@@ -134,7 +139,6 @@ impl MailScan {
         self.jobs.collect_ready(&mut self.findings);
         if self.findings.found.is_some() {
             self.stop();
-            self.jobs.tasks.abort_all();
         }
     }
 
@@ -287,7 +291,7 @@ fn no_memory() -> Unscannable {
 /// What is known so far.
 #[derive(Debug, Default)]
 struct Findings {
-    found: Option<Finding>,
+    found: Option<(Order, Finding)>,
     unscannable: Option<Unscannable>,
 }
 
@@ -300,15 +304,14 @@ impl Findings {
     }
 
     fn take(&mut self, done: Done) {
-        let Done { engine, part, file_name, outcome } = done;
+        let Done { engine, part, file_name, outcome, order } = done;
         match outcome {
             EngineOutcome::Clean => {}
             EngineOutcome::Found(name) => {
                 let name = printable(&name, FINDING_NAME_BYTES_MAX);
                 let finding = Finding { name, engine, part, file_name };
-                // Of those that come at once, a part says more than the message.
-                if self.found.as_ref().is_none_or(|kept| kept.part == 0) {
-                    self.found = Some(finding);
+                if self.found.as_ref().is_none_or(|(kept, _)| order < *kept) {
+                    self.found = Some((order, finding));
                 }
             }
             EngineOutcome::Encrypted => self.note(Unscannable::Encrypted),
@@ -322,7 +325,7 @@ impl Findings {
 
     fn verdict(self) -> Verdict {
         match (self.found, self.unscannable) {
-            (Some(finding), _) => Verdict::Infected(finding),
+            (Some((_, finding)), _) => Verdict::Infected(finding),
             (None, Some(why)) => Verdict::Unscannable(why),
             (None, None) => Verdict::Clean,
         }
@@ -360,8 +363,20 @@ struct Jobs {
     keys: RandomState,
 }
 
+/// Which of several findings is named, the least: always the same one for the same mail, whichever
+/// engine is quicker. A part says more than the message; then what stands first in the mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Order {
+    is_message: bool,
+    /// Number of the object, as submitted.
+    object: usize,
+    /// Number of the engine, as configured.
+    engine: usize,
+}
+
 #[derive(Debug)]
 struct Done {
+    order: Order,
     engine: String,
     part: u32,
     file_name: Option<String>,
@@ -386,7 +401,9 @@ impl Jobs {
             return;
         }
         let file_name = head.file_names.into_iter().next();
-        for engine in &shared.engines {
+        let (is_message, object) = (head.number == 0, self.seen.len());
+        for (number, engine) in shared.engines.iter().enumerate() {
+            let order = Order { is_message, object, engine: number };
             if head.verbatim && engine.reads_mail() {
                 continue;
             }
@@ -400,7 +417,7 @@ impl Jobs {
                 let bytes = held.bytes.clone();
                 let object = Object { part, bytes, file_name: file_name.clone() };
                 let outcome = engine.scan(object).await;
-                Done { engine: engine.name().to_owned(), part, file_name, outcome }
+                Done { order, engine: engine.name().to_owned(), part, file_name, outcome }
             });
             self.asked.insert(task.id(), name);
         }
@@ -413,13 +430,19 @@ impl Jobs {
         }
     }
 
-    /// Waits for all answers, or for the first that finds something.
+    /// Waits for all answers; once something is found, for [`AFTER_FOUND_MAX`] only.
     async fn collect_all(&mut self, findings: &mut Findings) {
         while findings.found.is_none() {
             let Some(done) = self.tasks.join_next_with_id().await else { return };
             self.take(done, findings);
         }
-        self.collect_ready(findings);
+        let rest = async {
+            while let Some(done) = self.tasks.join_next_with_id().await {
+                self.take(done, findings);
+            }
+        };
+        // What is missing then belongs to an engine that hangs; the mail is refused without it.
+        let _ = tokio::time::timeout(AFTER_FOUND_MAX, rest).await;
     }
 
     fn take(&mut self, done: Result<(Id, Done), JoinError>, findings: &mut Findings) {

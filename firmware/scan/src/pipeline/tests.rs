@@ -167,6 +167,21 @@ async fn an_encrypted_part_does_not_hide_what_nobody_can_read() {
     assert_eq!(report.verdict, Verdict::Unscannable(Unscannable::OverParts));
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_same_finding_is_named_whichever_engine_is_quicker() {
+    for (first_after, second_after) in [(0, 500), (500, 0)] {
+        let fake = |name: &str, after| {
+            let answer = EngineOutcome::Found(name.to_owned());
+            Arc::new(Fake { after: Duration::from_millis(after), ..Fake::new(answer) })
+        };
+        let engines: Vec<Arc<dyn Engine>> =
+            vec![fake("First", first_after), fake("Second", second_after)];
+        let report = scan(&Scanner::new(engines, Limits::default()), &mail(b"x")).await;
+        let Verdict::Infected(finding) = report.verdict else { panic!("{report:?}") };
+        assert_eq!((finding.name.as_str(), finding.part), ("First", 1), "{first_after}");
+    }
+}
+
 #[tokio::test]
 async fn an_archive_that_nobody_opened_is_not_clean() {
     let zip = mail(b"PK\x03\x04 and its members");
@@ -238,13 +253,13 @@ async fn a_verdict_comes_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_finding_ends_the_scan() {
+async fn an_engine_that_hangs_holds_a_finding_up_for_a_moment_only() {
     let slow = Arc::new(Fake { after: Duration::from_secs(20), ..Fake::new(EngineOutcome::Clean) });
     let quick = Arc::new(Fake::new(EngineOutcome::Found("x".to_owned())));
     let scanner = Scanner::new(vec![slow, quick], Limits::default());
     let report = scan(&scanner, b"x").await;
     assert!(matches!(report.verdict, Verdict::Infected(_)));
-    assert_eq!(report.waited, Duration::ZERO);
+    assert_eq!(report.waited, AFTER_FOUND_MAX);
 }
 
 #[tokio::test]
