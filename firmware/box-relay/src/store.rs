@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -79,12 +79,30 @@ pub fn load_or_create_device_key(state_directory: &Path) -> Result<DeviceKey, St
         source,
     };
     if let Some(bytes) = read(&path)? {
+        close_to_others(&path);
         let pem = String::from_utf8(bytes).map_err(|error| broken(error.into()))?;
         return DeviceKey::from_pem(&pem).map_err(|error| broken(error.into()));
     }
     let key = DeviceKey::generate().map_err(|error| broken(error.into()))?;
     write(&path, key.to_pem().expose().as_bytes())?;
     Ok(key)
+}
+
+/// A key that others on this box could read is closed to them, and the operator told: it may have
+/// been copied.
+fn close_to_others(key: &Path) {
+    let Ok(metadata) = fs::metadata(key) else { return };
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return;
+    }
+    let closed = fs::set_permissions(key, fs::Permissions::from_mode(0o600)).is_ok();
+    tracing::warn!(
+        key = %key.display(),
+        mode = format_args!("{mode:o}"),
+        closed,
+        "others could read the device key; if that worries you, have this box enrolled anew"
+    );
 }
 
 #[derive(Serialize, Deserialize)]
@@ -163,8 +181,6 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]
@@ -214,6 +230,9 @@ mod tests {
         let second = load_or_create_device_key(directory.path()).unwrap();
         assert_eq!(first.fingerprint(), second.fingerprint());
         let path = directory.path().join(DEVICE_KEY_FILE);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        load_or_create_device_key(directory.path()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::write(&path, b"not a key").unwrap();
         assert!(matches!(load_or_create_device_key(directory.path()), Err(StateError::Key { .. })));
