@@ -3,6 +3,8 @@
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use smoltcp::socket::tcp::State;
+
 use crate::Port;
 use crate::compose::Answer;
 use crate::connection::Connection;
@@ -111,6 +113,10 @@ impl Flow {
             Phase::Held { since, .. } => *since + limits.hold,
             Phase::Open(open) if open.connection.is_half_open() => {
                 self.active + HANDSHAKE_LIMIT.min(limits.idle)
+            }
+            // smoltcp 0.14 does not repeat its FIN in CLOSING: if it was lost, nothing more happens.
+            Phase::Open(open) if open.connection.state() == State::Closing => {
+                self.active + LINGER.min(limits.idle)
             }
             Phase::Open(open) if open.connection.awaits_acknowledgement() => {
                 self.active + ACKNOWLEDGE_LIMIT.min(limits.idle)

@@ -175,6 +175,15 @@ proptest! {
     }
 }
 
+/// Found by the property above: both sides say FIN at once and ours is lost.
+#[test]
+fn a_flow_whose_fin_is_lost_in_a_simultaneous_close_is_let_go() {
+    let (client, server) = v4_ends();
+    let mut world = World::new(Settings::default(), Client::connect(client, server, 1));
+    world.faults = Faults::seeded(14_494_595_616_415_649_346);
+    transfer(&mut world, &pattern(13_445, 3), &pattern(99_566, 4));
+}
+
 #[test]
 fn the_clients_fin_ends_its_direction_only() {
     let mut world = World::v4();
