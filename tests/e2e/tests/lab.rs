@@ -70,7 +70,7 @@ fn the_sites_scanner_knows_its_two_viruses() {
 #[test]
 fn a_direct_session_is_one_round_trip_on_the_wire() {
     in_lab(|lab| {
-        let trips = figures::trips_to(lab, plan::MAIL, |_| Ok(()))?;
+        let trips = figures::trips_to(lab, &[plan::MAIL], |_| Ok(()))?;
         ensure!(trips == 1, "{trips} round trips from SYN to banner");
         Ok(())
     });
