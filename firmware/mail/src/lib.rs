@@ -90,8 +90,36 @@ pub enum Output {
     MessageEnd,
     /// The message will not be completed (reset, refused, cut off): drop the scan.
     MessageAbort,
+    /// Keep these bytes behind those kept before. They are the message as it crosses the wire, on
+    /// their way to the side that waits for it; the driver keeps them where there is room.
+    Hold(Bytes),
+    /// Send the next `bytes` of what is kept, or all that is left.
+    SendHeld {
+        /// Whom.
+        to: Side,
+        /// How many; `None`: all of them.
+        bytes: Option<u64>,
+    },
+    /// Forget what is kept; nothing more of it will be sent.
+    DropHeld,
+    /// Send the message as the driver has edited it ([`Decision::Edit`]), framed as said.
+    SendEdited {
+        /// Whom.
+        to: Side,
+        /// How its end is told.
+        framing: Framing,
+    },
     /// Something to count or log.
     Event(Event),
+}
+
+/// How a message is framed on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// Dot-stuffed lines, ended by CRLF.CRLF.
+    Dots,
+    /// One chunk, the last: `BDAT <size> LAST` before it (RFC 3030 section 2).
+    Chunk,
 }
 
 /// What is known of a message before its content.
@@ -117,6 +145,12 @@ pub enum Decision {
     /// It must not arrive. SMTP: drop the upstream without the dot, 554 5.7.1 with the name. POP3: a
     /// notice in its place.
     Refuse(Finding),
+    /// A notice goes on in its place. An SMTP message that has been streamed to the server already
+    /// ([`smtp::Settings::hold`]) is refused instead.
+    Replace(Finding),
+    /// The driver has a version of it without what was found, and sends that
+    /// ([`Output::SendEdited`]). Where nothing of ours can take its place any more, as [`Self::Replace`].
+    Edit(Finding),
     /// Not now. SMTP: 451 4.7.1 and the upstream dropped without the dot. POP3: a notice that says
     /// so, in its place.
     Tempfail {

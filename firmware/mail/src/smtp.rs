@@ -64,6 +64,9 @@ pub const REFUSED_COMMANDS_MAX: u32 = 50;
 pub struct Settings {
     /// How long to wait for whom.
     pub timeouts: Timeouts,
+    /// Hold every message until its verdict instead of streaming it to the server: what
+    /// [`Decision::Replace`] and [`Decision::Edit`] need. Default no.
+    pub hold: bool,
 }
 
 /// One SMTP session. Driven as [`crate::Session`] says.
@@ -244,7 +247,9 @@ impl SmtpSession {
                 self.send(Side::Server, marker);
                 self.expect(Pending::EndOfData);
             }
-            Decision::Refuse(finding) => self.refuse_message(text::refused(&finding)),
+            Decision::Refuse(finding) | Decision::Replace(finding) | Decision::Edit(finding) => {
+                self.refuse_message(text::refused(&finding))
+            }
             Decision::Tempfail { reason } => self.refuse_message(text::tempfailed(&reason)),
         }
         self.run();

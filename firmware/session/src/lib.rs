@@ -213,6 +213,8 @@ fn shown(decision: &Decision) -> &'static str {
     match decision {
         Decision::Release => "release",
         Decision::Refuse(_) => "refuse",
+        Decision::Replace(_) => "replace",
+        Decision::Edit(_) => "edit",
         Decision::Tempfail { .. } => "tempfail",
     }
 }

@@ -193,6 +193,10 @@ where
                     }
                     self.observer.abort(&mut self.outcome);
                 }
+                Output::Hold(_)
+                | Output::SendHeld { .. }
+                | Output::DropHeld
+                | Output::SendEdited { .. } => {}
                 Output::Event(event) => self.observer.event(&event, &mut self.outcome),
             }
         }

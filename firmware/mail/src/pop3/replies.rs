@@ -282,7 +282,9 @@ impl Pop3Session {
                 }
                 return;
             }
-            Decision::Refuse(finding) => Cause::Refused(finding),
+            Decision::Refuse(finding) | Decision::Replace(finding) | Decision::Edit(finding) => {
+                Cause::Refused(finding)
+            }
             Decision::Tempfail { reason } => Cause::Unscanned { reason },
         };
         let reply = notice::pop3_reply(self.language, &cause, &message.headers);

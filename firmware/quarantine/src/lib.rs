@@ -1,0 +1,2 @@
+//! Sealed copies of refused mail.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Containers taken apart in memory, within a budget.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The comparison with other mail proxies.
+#![forbid(unsafe_code)]
