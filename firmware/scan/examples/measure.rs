@@ -25,7 +25,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = Arc::new(YaraEngine::new(None)?);
     println!("compile the embedded rules       {:>10.1?}", started.elapsed());
 
-    engine.scan(Object { part: 0, bytes: Bytes::from_static(b"x"), file_name: None }).await;
+    engine
+        .scan(Object { part: 0, content: Bytes::from_static(b"x").into(), file_name: None })
+        .await;
     println!("memory with the engine            {}", memory());
 
     let rules = yara_x::compile("rule a { strings: $a = \"needle\" condition: $a }")?;
@@ -40,14 +42,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bytes = Bytes::from(object);
     let started = Instant::now();
     for _ in 0..ROUNDS {
-        engine.scan(Object { part: 0, bytes: bytes.clone(), file_name: None }).await;
+        engine.scan(Object { part: 0, content: bytes.clone().into(), file_name: None }).await;
     }
     println!("scan 10 KiB through the engine   {:>10.1?}", started.elapsed() / ROUNDS);
 
     let addresses: Vec<String> = std::env::args().skip(1).collect();
     if !addresses.is_empty() {
         let clamd = ClamdEngine::new(&addresses, ClamdSettings::default())?;
-        let object = |bytes: &Bytes| Object { part: 0, bytes: bytes.clone(), file_name: None };
+        let object =
+            |bytes: &Bytes| Object { part: 0, content: bytes.clone().into(), file_name: None };
         println!("clamd, new connection: {:?}", clamd.scan(object(&bytes)).await);
         let started = Instant::now();
         for _ in 0..ROUNDS {

@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
 
-use bytes::Bytes;
+use spool::Spooled;
 
 /// What an engine is given: the raw message or one decoded part.
 #[derive(Debug, Clone)]
@@ -17,7 +17,7 @@ pub struct Object {
     /// 0 is the raw message, parts count from 1.
     pub part: u32,
     /// All of its bytes.
-    pub bytes: Bytes,
+    pub content: Spooled,
     /// Its file name, where it has one.
     pub file_name: Option<String>,
 }

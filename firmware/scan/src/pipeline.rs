@@ -415,7 +415,7 @@ impl Jobs {
                 // The semaphore is never closed; without a permit the bound is lost, not the scan.
                 let _turn = turns.acquire().await;
                 let bytes = held.bytes.clone();
-                let object = Object { part, bytes, file_name: file_name.clone() };
+                let object = Object { part, content: bytes.into(), file_name: file_name.clone() };
                 let outcome = engine.scan(object).await;
                 Done { order, engine: engine.name().to_owned(), part, file_name, outcome }
             });

@@ -289,9 +289,10 @@ impl Sealed {
             .seal_in_place_separate_tag(nonce, Aad::empty(), tail)
             .map_err(|_| SpoolError::Seal)?;
         let at = self.chunks * SEALED_BYTES;
-        let written = self.file.write_all_at(tail, at).and_then(|()| {
-            self.file.write_all_at(tag.as_ref(), at + MEMORY_BYTES_MAX as u64)
-        });
+        let written = self
+            .file
+            .write_all_at(tail, at)
+            .and_then(|()| self.file.write_all_at(tag.as_ref(), at + MEMORY_BYTES_MAX as u64));
         tail.clear();
         written.map_err(SpoolError::Write)?;
         self.chunks += 1;

@@ -166,7 +166,16 @@ impl Engine for ClamdEngine {
     }
 
     fn scan(&self, object: Object) -> ScanFuture<'_> {
-        Box::pin(async move { self.ask(&object.bytes).await })
+        Box::pin(async move {
+            let mut bytes = Vec::new();
+            for chunk in object.content.chunks() {
+                match chunk {
+                    Ok(chunk) => bytes.extend_from_slice(&chunk),
+                    Err(error) => return EngineOutcome::Failed(error.to_string()),
+                }
+            }
+            self.ask(&bytes).await
+        })
     }
 
     fn reads_mail(&self) -> bool {

@@ -156,7 +156,10 @@ impl Engine for YaraEngine {
 
     fn scan(&self, object: Object) -> ScanFuture<'_> {
         Box::pin(async move {
-            tokio::time::timeout(ANSWER_TIME_MAX, self.ask(object.bytes))
+            let Some(bytes) = object.content.in_memory().cloned() else {
+                return EngineOutcome::Failed("not in memory".to_owned());
+            };
+            tokio::time::timeout(ANSWER_TIME_MAX, self.ask(bytes))
                 .await
                 .unwrap_or_else(|_| EngineOutcome::Failed("no answer in time".to_owned()))
         })
@@ -266,7 +269,7 @@ mod tests {
 
     async fn scan(engine: &YaraEngine, bytes: &[u8]) -> EngineOutcome {
         let bytes = Bytes::copy_from_slice(bytes);
-        engine.scan(Object { part: 0, bytes, file_name: None }).await
+        engine.scan(Object { part: 0, content: bytes.into(), file_name: None }).await
     }
 
     fn source(text: &str) -> Vec<(String, String)> {

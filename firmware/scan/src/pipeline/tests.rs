@@ -44,7 +44,10 @@ impl Engine for Fake {
 
     fn scan(&self, object: Object) -> ScanFuture<'_> {
         Box::pin(async move {
-            self.asked.lock().unwrap().push((object.part, object.bytes.to_vec()));
+            self.asked
+                .lock()
+                .unwrap()
+                .push((object.part, object.content.in_memory().unwrap().to_vec()));
             assert!(!self.panics, "told to panic");
             tokio::time::sleep(self.after).await;
             self.answer.clone()

@@ -82,7 +82,7 @@ async fn serve(mut stream: TcpStream, act: Act) -> io::Result<()> {
 }
 
 async fn scan(engine: &ClamdEngine, bytes: Vec<u8>) -> EngineOutcome {
-    engine.scan(Object { part: 0, bytes: bytes.into(), file_name: None }).await
+    engine.scan(Object { part: 0, content: Bytes::from(bytes).into(), file_name: None }).await
 }
 
 fn engine(addresses: &[&str]) -> ClamdEngine {
@@ -326,6 +326,7 @@ async fn a_real_clamd() {
         assert_eq!(scan(&engine, b"hello".to_vec()).await, EngineOutcome::Clean);
     }
     clamd.kill().await.unwrap();
-    let outcome = engine.scan(Object { part: 0, bytes: Bytes::new(), file_name: None }).await;
+    let outcome =
+        engine.scan(Object { part: 0, content: Bytes::new().into(), file_name: None }).await;
     assert!(matches!(outcome, EngineOutcome::Failed(_)), "{outcome:?}");
 }
