@@ -1,9 +1,9 @@
 //! Engines: what looks at bytes and names what is in them.
 //!
-//! [`yara::YaraEngine`] matches rules in this process, [`clamd::ClamdEngine`] asks servers.
+//! [`clamd::ClamdEngine`] asks servers. (Engines that run where a mail is taken apart are of another
+//! kind: [`crate::analysis::LocalEngine`].)
 
 pub mod clamd;
-pub mod yara;
 
 use std::fmt::Debug;
 use std::future::Future;

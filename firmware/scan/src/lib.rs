@@ -1,23 +1,28 @@
 //! Scans one mail while it streams by: MIME walk, engines, one verdict.
 //!
 //! The driver opens a [`MailScan`] with [`Scanner::begin`], feeds it the raw message as it arrives,
-//! and awaits [`MailScan::finish`]. Parts are decoded as they stream and go to every engine as soon
-//! as they are complete, beside the raw message itself.
+//! and awaits [`MailScan::finish`]. The message is then taken apart and looked at in a confined
+//! process ([`worker`]), and beside it by engines elsewhere ([`engine`]).
 //!
 //! Three outcomes, never two: [`Verdict::Clean`], [`Verdict::Infected`], [`Verdict::Unscannable`].
-//! What was not looked at in full is not clean. The MIME walk ([`mime`]) does no IO and reads no
-//! clock; adapters of engines ([`engine`]) do IO. Must not depend on any other crate of the workspace.
+//! What was not looked at in full is not clean. The MIME walk ([`mime`]) and the [`analysis`] do no IO
+//! and read no clock. Depends on `spool` and `unpack`, and must not on any other crate of the workspace.
 #![forbid(unsafe_code)]
 
-mod archive;
+pub mod analysis;
 pub mod engine;
 pub mod mime;
 mod pipeline;
+pub mod worker;
+pub mod yara;
 
 pub use engine::{Engine, EngineOutcome, Object};
-pub use pipeline::{BYTES_IN_FLIGHT_MAX, MailScan, OBJECTS_AT_ONCE_MAX, Scanner};
+pub use pipeline::{MailScan, OBJECTS_AT_ONCE_MAX, Scanner};
 
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use spool::Spooled;
 
 /// What a scan found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +36,7 @@ pub enum Verdict {
 }
 
 /// What an engine found, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// The engine's name for it; printable ASCII, at most [`FINDING_NAME_BYTES_MAX`].
     pub name: String,
@@ -47,22 +52,36 @@ pub struct Finding {
 pub const FINDING_NAME_BYTES_MAX: usize = 128;
 
 /// Why something was not looked at in full.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Unscannable {
     /// The message is larger than [`Limits::message_bytes_max`].
     OverSize,
-    /// Nested deeper than [`Limits::depth_max`].
+    /// Nested deeper than [`Limits::depth_max`] or [`Limits::container_depth_max`].
     OverDepth,
-    /// More parts than [`Limits::parts_max`].
+    /// More parts than [`Limits::parts_max`], or members than [`Limits::members_max`].
     OverParts,
-    /// Decoded parts add up to more than [`Limits::decoded_bytes_max`].
+    /// What is decoded adds up to more than [`Limits::decoded_bytes_max`], or what is unpacked to
+    /// more than [`Limits::unpacked_bytes_max`].
     OverDecoded,
-    /// Took longer than [`Limits::time_max`].
+    /// A member is packed more tightly than [`Limits::ratio_max`].
+    OverRatio,
+    /// Looking at it took longer than [`Limits::time_max`].
     OverTime,
-    /// The part is encrypted (S/MIME, PGP, or by an engine's word).
+    /// It was too much for the process that looked at it, which ended.
+    Crashed,
+    /// Something in it is encrypted (S/MIME, PGP, an archive, or by an engine's word).
     Encrypted,
-    /// An archive, and no engine that opens archives is there ([`Engine::opens_archives`]).
-    Archive,
+    /// An archive of a kind that is not opened here, and no engine that opens archives is there
+    /// ([`Engine::opens_archives`]).
+    Archive {
+        /// Which.
+        format: String,
+    },
+    /// An archive that is damaged: a lenient program may see more in it.
+    Damaged {
+        /// What is wrong.
+        what: String,
+    },
     /// message/partial: a fragment of a message (RFC 2046 section 5.2.2).
     Partial,
     /// The structure cannot be read in one way.
@@ -90,9 +109,12 @@ impl std::fmt::Display for Unscannable {
             Self::OverDepth => f.write_str("nested too deep"),
             Self::OverParts => f.write_str("too many parts"),
             Self::OverDecoded => f.write_str("too large when decoded"),
+            Self::OverRatio => f.write_str("packed more tightly than real files are"),
             Self::OverTime => f.write_str("scan took too long"),
+            Self::Crashed => f.write_str("too much for the scanner, which ended"),
             Self::Encrypted => f.write_str("encrypted"),
-            Self::Archive => f.write_str("an archive, which no engine here opens"),
+            Self::Archive { format } => write!(f, "{format}: no engine here opens it"),
+            Self::Damaged { what } => f.write_str(what),
             Self::Partial => f.write_str("fragment of a message (message/partial)"),
             Self::Ambiguous => f.write_str("structure can be read in more than one way"),
             Self::EngineFailed { engine, why } => write!(f, "{engine} gave no answer: {why}"),
@@ -102,7 +124,7 @@ impl std::fmt::Display for Unscannable {
 }
 
 /// How much of a mail is looked at, and for how long.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Raw bytes of one message.
     pub message_bytes_max: usize,
@@ -112,6 +134,14 @@ pub struct Limits {
     pub depth_max: usize,
     /// Leaf parts.
     pub parts_max: u32,
+    /// Containers in containers, mails among them included.
+    pub container_depth_max: usize,
+    /// Members of all containers of one mail.
+    pub members_max: u32,
+    /// Bytes unpacked from all containers of one mail.
+    pub unpacked_bytes_max: usize,
+    /// Unpacked bytes per packed byte of a member, from 16 MiB of it on.
+    pub ratio_max: usize,
     /// From the end of the message to the verdict.
     pub time_max: Duration,
 }
@@ -123,13 +153,43 @@ impl Default for Limits {
             decoded_bytes_max: 128 * 1024 * 1024,
             depth_max: 128,
             parts_max: 2_000,
+            container_depth_max: 24,
+            members_max: 10_000,
+            unpacked_bytes_max: 512 * 1024 * 1024,
+            ratio_max: 250,
             time_max: Duration::from_secs(30),
         }
     }
 }
 
-/// A verdict with what led to it.
+impl Limits {
+    /// Those that unpacking has.
+    pub(crate) fn unpacking(&self) -> unpack::Limits {
+        unpack::Limits {
+            members_max: self.members_max,
+            bytes_max: self.unpacked_bytes_max,
+            member_bytes_max: self.unpacked_bytes_max,
+            ratio_max: self.ratio_max,
+            ..unpack::Limits::default()
+        }
+    }
+}
+
+/// How one engine fared with one mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineReport {
+    /// Which.
+    pub name: String,
+    /// Objects it was asked about.
+    pub objects: u32,
+    /// Longest wait for its answer.
+    pub time: Duration,
+    /// Objects without an answer.
+    pub failed: u32,
+}
+
+/// A verdict with what led to it.
+#[derive(Debug, Clone)]
 pub struct Report {
     /// The verdict on the whole mail. Infected wins over unscannable, unscannable over clean.
     pub verdict: Verdict,
@@ -139,6 +199,10 @@ pub struct Report {
     pub parts: u32,
     /// From the end of the message to the verdict.
     pub waited: Duration,
+    /// Who looked at it.
+    pub engines: Vec<EngineReport>,
+    /// The message, for who wants to keep it; `None` where it was too large.
+    pub content: Option<Spooled>,
 }
 
 #[cfg(test)]

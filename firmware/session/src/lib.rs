@@ -8,7 +8,10 @@
 #![forbid(unsafe_code)]
 
 mod couple;
+mod hold;
+mod judge;
 mod leg;
+mod observer;
 mod policy;
 mod pump;
 pub mod settings;
@@ -16,16 +19,18 @@ pub mod settings;
 mod tests;
 
 pub use leg::TcpLeg;
-pub use policy::{Action, Policy};
+pub use policy::{Action, Direction, Policy, Rule, Rules};
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mail::{Decision, Envelope, OpaqueReason, Protocol};
-use scan::{MailScan, Scanner, Verdict};
+use journal::Journal;
+use mail::Protocol;
+use quarantine::Vault;
+use scan::Scanner;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tracing::{info, warn};
+
+use crate::observer::Observer;
 
 /// What all sessions of a program share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -36,6 +41,25 @@ pub struct Carrier {
     pub mail: Arc<mail::Settings>,
     /// Verdict to decision.
     pub policy: Arc<Policy>,
+    /// Where sealed copies go; `None`: nowhere.
+    pub vault: Option<Arc<Vault>>,
+    /// Where each mail is written down; `None`: in the log alone.
+    pub journal: Option<Arc<Journal>>,
+}
+
+/// What is known of a session besides its bytes, for logs, the journal and the quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// The session's number, the same on box, proxy and manager.
+    pub id: String,
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// Address of the client, or the number of its box.
+    pub client: String,
+    /// Address of the mail server.
+    pub server: String,
+    /// `direct`, or the site and proxy.
+    pub way: String,
 }
 
 /// How a session went, for logs, counters and `Bye`.
@@ -51,6 +75,8 @@ pub struct Outcome {
     pub infected: u32,
     /// Of these, not looked at in full.
     pub unscannable: u32,
+    /// Messages that passed unread, by setting.
+    pub unread: u32,
     /// Messages that were cut off before their end.
     pub aborted: u32,
     /// The session was not read, or not from some point on.
@@ -80,13 +106,15 @@ pub enum Opaque {
     Setting,
     /// The peers went to TLS.
     Tls,
+    /// The peers use something that cannot be followed.
+    Unframed,
 }
 
 /// Largest read from a leg at once, in bytes.
 pub const READ_BYTES_MAX: usize = 16 * 1024;
 
 /// Bytes that may wait to be written to one side before the other side is not read any more.
-pub const WRITE_QUEUE_BYTES_MAX: usize = 256 * 1024;
+pub const WRITE_QUEUE_BYTES_MAX: usize = 64 * 1024;
 
 /// How long a leg whose sending direction we ended may take to end its own.
 pub const LINGER_MAX: Duration = Duration::from_secs(5);
@@ -97,124 +125,18 @@ pub const OPAQUE_IDLE_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// Carries one session from its open connections to its end.
 ///
-/// `id` names the session in every log line. The future never fails: what went wrong is in the
-/// [`Outcome`], and the legs are reset or closed as the protocol demands.
-pub async fn carry<C, S>(
-    id: impl fmt::Display + Sync,
-    protocol: Protocol,
-    client: C,
-    server: S,
-    carrier: &Carrier,
-) -> Carried<C, S>
+/// The future never fails: what went wrong is in the [`Outcome`], and the legs are reset or closed as
+/// the protocol demands.
+pub async fn carry<C, S>(facts: &Facts, client: C, server: S, carrier: &Carrier) -> Carried<C, S>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let Some(scanner) = &carrier.scanner else {
         let outcome = Outcome { opaque: Some(Opaque::Setting), ..Outcome::default() };
-        return couple::couple(&id, client, server, outcome).await;
+        return couple::couple(&facts.id, client, server, outcome).await;
     };
-    let session = mail::Session::new(protocol, &carrier.mail, pump::now());
-    let observer = Observer { id: &id, scanner, policy: &carrier.policy, message: None };
+    let session = mail::Session::new(facts.protocol, &carrier.mail, pump::now());
+    let observer = Observer::new(facts, carrier, scanner);
     pump::Pump::new(client, server, session, observer).run().await
-}
-
-/// Follows the messages of a session: opens their scans, makes decisions, writes the log line.
-struct Observer<'a> {
-    id: &'a (dyn fmt::Display + Sync),
-    scanner: &'a Scanner,
-    policy: &'a Policy,
-    message: Option<(Envelope, MailScan)>,
-}
-
-impl Observer<'_> {
-    fn begin(&mut self, envelope: Envelope) {
-        self.message = Some((envelope, self.scanner.begin()));
-    }
-
-    fn feed(&mut self, bytes: bytes::Bytes) {
-        if let Some((_, scan)) = &mut self.message {
-            scan.feed(bytes);
-        }
-    }
-
-    fn abort(&mut self, outcome: &mut Outcome) {
-        if self.message.take().is_some() {
-            outcome.aborted += 1;
-        }
-    }
-
-    /// Counts and logs the verdict, and makes the decision.
-    fn judge(&self, envelope: &Envelope, report: &scan::Report, outcome: &mut Outcome) -> Decision {
-        outcome.messages += 1;
-        match &report.verdict {
-            Verdict::Clean => {}
-            Verdict::Infected(_) => outcome.infected += 1,
-            Verdict::Unscannable(_) => outcome.unscannable += 1,
-        }
-        let decision = self.policy.decide(&report.verdict, envelope);
-        info!(
-            session = %self.id,
-            protocol = ?envelope.protocol,
-            from = %telemetry::escape(&envelope.mail_from),
-            recipients = envelope.rcpt_to.len(),
-            number = envelope.message_number,
-            bytes = report.bytes,
-            parts = report.parts,
-            verdict = %Shown(&report.verdict),
-            decision = shown(&decision),
-            waited_ms = report.waited.as_secs_f64() * 1e3,
-            "mail"
-        );
-        decision
-    }
-
-    fn event(&mut self, event: &mail::Event, outcome: &mut Outcome) {
-        match event {
-            mail::Event::Opaque(OpaqueReason::Tls) => {
-                outcome.opaque = Some(Opaque::Tls);
-                info!(session = %self.id, "session went to TLS: not scanned from here on");
-            }
-            mail::Event::Violation { side, what } => {
-                outcome.violations += 1;
-                warn!(session = %self.id, ?side, ?what, "protocol violation");
-            }
-            mail::Event::TimedOut { side } => {
-                warn!(session = %self.id, ?side, "timed out");
-            }
-            mail::Event::HoldLimit => {
-                // Counted here, and so no longer as cut off when its scan is dropped.
-                self.message = None;
-                outcome.messages += 1;
-                outcome.unscannable += 1;
-                warn!(session = %self.id, "message over the hold limit: passed unscanned");
-            }
-            mail::Event::Authenticated => {}
-        }
-    }
-}
-
-/// A verdict in a log line.
-struct Shown<'a>(&'a Verdict);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Verdict::Clean => f.write_str("clean"),
-            Verdict::Infected(finding) => {
-                write!(f, "infected: {} ({}, part {})", finding.name, finding.engine, finding.part)
-            }
-            Verdict::Unscannable(reason) => write!(f, "unscannable: {reason}"),
-        }
-    }
-}
-
-fn shown(decision: &Decision) -> &'static str {
-    match decision {
-        Decision::Release => "release",
-        Decision::Refuse(_) => "refuse",
-        Decision::Replace(_) => "replace",
-        Decision::Edit(_) => "edit",
-        Decision::Tempfail { .. } => "tempfail",
-    }
 }

@@ -1,6 +1,7 @@
 //! Receive, handle, transmit, sleep.
 
 use std::collections::VecDeque;
+use std::io;
 use std::future::{Future, poll_fn};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -10,10 +11,12 @@ use std::time::Instant;
 use bytes::{Buf, Bytes, BytesMut};
 use mail::{End, Envelope, Output, Session, Side};
 use scan::Report;
+use spool::SpoolError;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 use tracing::warn;
 
+use crate::hold::{Edited, Hold, Item, Stuffing};
 use crate::{
     Carried, LINGER_MAX, OPAQUE_IDLE_MAX, Observer, Outcome, READ_BYTES_MAX, WRITE_QUEUE_BYTES_MAX,
     couple,
@@ -32,11 +35,14 @@ pub(crate) fn now() -> Instant {
 struct Leg<T> {
     /// `None` once it was reset or lost.
     stream: Option<T>,
-    queue: VecDeque<Bytes>,
+    /// What is being written.
+    writing: Bytes,
+    queue: VecDeque<Item>,
     /// Small pieces behind the queue, joined.
     joined: BytesMut,
-    /// In `queue` and `joined`.
+    /// In memory: in `writing`, `queue` and `joined`.
     queued_bytes: usize,
+    stuffing: Stuffing,
     /// Written since the last complete flush.
     unflushed: bool,
     sending: Sending,
@@ -71,6 +77,10 @@ pub(crate) struct Pump<'a, C, S> {
     observer: Observer<'a>,
     /// The message whose verdict is awaited.
     judged: Option<(Envelope, Verdict)>,
+    /// What is kept of a message on the wire until its verdict.
+    hold: Option<Hold>,
+    /// The message as it may go on instead of the one that was found infected.
+    edited: Option<Edited>,
     timer: Pin<Box<Sleep>>,
     /// When `timer` rings; a later deadline does not move it, so that a busy session seldom does.
     armed: Option<Instant>,
@@ -93,6 +103,8 @@ where
             session,
             observer,
             judged: None,
+            hold: None,
+            edited: None,
             timer: Box::pin(tokio::time::sleep_until(tokio::time::Instant::now())),
             armed: None,
             lingering_until: None,
@@ -144,8 +156,9 @@ where
             }
             Step::Verdict(report) => {
                 if let Some((envelope, _)) = self.judged.take() {
-                    let decision = self.observer.judge(&envelope, &report, &mut self.outcome);
-                    self.session.verdict(decision, now());
+                    let decision = self.observer.judge(&envelope, report, &mut self.outcome);
+                    self.edited = decision.edited;
+                    self.session.verdict(decision.decision, now());
                 }
             }
             Step::Timeout => {
@@ -193,13 +206,63 @@ where
                     }
                     self.observer.abort(&mut self.outcome);
                 }
-                Output::Hold(_)
-                | Output::SendHeld { .. }
-                | Output::DropHeld
-                | Output::SendEdited { .. } => {}
+                Output::Hold(bytes) => self.hold(&bytes),
+                Output::SendHeld { to, bytes } => self.send_held(to, bytes),
+                Output::DropHeld => self.hold = None,
+                Output::SendEdited { to, framing } => {
+                    self.hold = None;
+                    // Asked for only after a decision that brought it.
+                    let items = self.edited.take().map(|edited| edited.items(framing));
+                    items.into_iter().flatten().for_each(|item| self.push(to, item));
+                }
                 Output::Event(event) => self.observer.event(&event, &mut self.outcome),
             }
         }
+    }
+
+    fn push(&mut self, to: Side, item: Item) {
+        match to {
+            Side::Client => self.client.push_item(item),
+            Side::Server => self.server.push_item(item),
+        }
+    }
+
+    fn hold(&mut self, bytes: &[u8]) {
+        let spooler = self.observer.scanner.spooler();
+        let hold = self.hold.get_or_insert_with(|| Hold::new(spooler.open()));
+        if let Err(error) = hold.write(bytes) {
+            let error = telemetry::chain(&error);
+            warn!(session = %self.observer.id, error, "a message cannot be held");
+            self.session.hold_failed(now());
+        }
+    }
+
+    fn send_held(&mut self, to: Side, bytes: Option<u64>) {
+        let items = match (bytes, self.hold.take()) {
+            (None, Some(hold)) => Ok(hold.rest()),
+            (Some(bytes), Some(mut hold)) => {
+                let pieces = hold.next(bytes);
+                self.hold = Some(hold);
+                pieces.map(|pieces| pieces.into_iter().map(Item::Bytes).collect())
+            }
+            (_, None) => Ok(Vec::new()),
+        };
+        match items {
+            Ok(items) => items.into_iter().for_each(|item| self.push(to, item)),
+            Err(error) => self.lose_held(to, &error),
+        }
+    }
+
+    /// What was kept cannot be read back: nothing may stand in its place but a broken connection.
+    fn lose_held(&mut self, to: Side, error: &SpoolError) {
+        let error = telemetry::chain(error);
+        warn!(session = %self.observer.id, error, "a held message cannot be read back: reset");
+        let lost = match to {
+            Side::Client => &mut self.client.stream,
+            Side::Server => &mut self.server.stream,
+        };
+        *lost = None;
+        self.session.receive_end(to, End::Reset, now());
     }
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
@@ -280,9 +343,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg<T> {
     fn new(stream: T) -> Self {
         Self {
             stream: Some(stream),
+            writing: Bytes::new(),
             queue: VecDeque::new(),
             joined: BytesMut::new(),
             queued_bytes: 0,
+            stuffing: Stuffing::default(),
             unflushed: false,
             sending: Sending::Open,
             receiving: true,
@@ -290,22 +355,55 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg<T> {
     }
 
     fn push(&mut self, bytes: Bytes) {
-        if self.stream.is_some() && self.sending == Sending::Open && !bytes.is_empty() {
+        if self.takes_more() && !bytes.is_empty() {
             self.queued_bytes += bytes.len();
             if bytes.len() < JOINED_PIECE_BYTES_MAX {
                 self.joined.extend_from_slice(&bytes);
             } else {
                 self.enqueue_joined();
-                self.queue.push_back(bytes);
+                self.queue.push_back(Item::Bytes(bytes));
             }
         }
+    }
+
+    fn push_item(&mut self, item: Item) {
+        match item {
+            Item::Bytes(bytes) => self.push(bytes),
+            item if self.takes_more() => {
+                self.enqueue_joined();
+                self.queue.push_back(item);
+            }
+            _ => {}
+        }
+    }
+
+    fn takes_more(&self) -> bool {
+        self.stream.is_some() && self.sending == Sending::Open
     }
 
     /// Behind the queue with the small pieces; an idle session keeps no buffer for them.
     fn enqueue_joined(&mut self) {
         if !self.joined.is_empty() {
-            self.queue.push_back(std::mem::take(&mut self.joined).freeze());
+            self.queue.push_back(Item::Bytes(std::mem::take(&mut self.joined).freeze()));
         }
+    }
+
+    /// Sees to it that something is being written; false when nothing waits.
+    fn fill(&mut self) -> Result<bool, SpoolError> {
+        while self.writing.is_empty() {
+            let Some(item) = self.queue.front_mut() else { return Ok(false) };
+            let was_counted = matches!(item, Item::Bytes(_));
+            match item.next(&mut self.stuffing)? {
+                Some(bytes) => {
+                    if !was_counted {
+                        self.queued_bytes += bytes.len();
+                    }
+                    self.writing = bytes;
+                }
+                None => drop(self.queue.pop_front()),
+            }
+        }
+        Ok(true)
     }
 
     fn shutdown(&mut self, how: End) {
@@ -319,6 +417,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg<T> {
     /// Dropping the stream resets the connection.
     fn lose(&mut self) {
         self.stream = None;
+        self.writing = Bytes::new();
         self.queue.clear();
         self.joined = BytesMut::new();
         self.queued_bytes = 0;
@@ -342,45 +441,27 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg<T> {
             && self.receiving
             && self.stream.is_some()
             && self.queued_bytes == 0
+            && self.queue.is_empty()
             && !self.unflushed
     }
 
     /// Writes what it can. True if the connection turned out to be lost.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> bool {
         self.enqueue_joined();
-        let Some(stream) = &mut self.stream else { return false };
         let result = loop {
-            let Some(front) = self.queue.front_mut() else {
-                break if self.sending == Sending::Closing {
-                    match Pin::new(&mut *stream).poll_shutdown(cx) {
-                        Poll::Ready(Ok(())) => {
-                            self.sending = Sending::Closed;
-                            Ok(())
-                        }
-                        Poll::Ready(Err(error)) => Err(error),
-                        Poll::Pending => Ok(()),
-                    }
-                } else if self.unflushed && self.sending == Sending::Open {
-                    match Pin::new(&mut *stream).poll_flush(cx) {
-                        Poll::Ready(result) => {
-                            self.unflushed = false;
-                            result
-                        }
-                        Poll::Pending => Ok(()),
-                    }
-                } else {
-                    Ok(())
-                };
-            };
-            match Pin::new(&mut *stream).poll_write(cx, front) {
-                Poll::Ready(Ok(0)) => break Err(std::io::ErrorKind::WriteZero.into()),
+            match self.fill() {
+                Ok(true) => {}
+                Ok(false) => break self.poll_finish(cx),
+                // Kept bytes that cannot be read back: nothing may stand in their place.
+                Err(error) => break Err(io::Error::other(error)),
+            }
+            let Some(stream) = &mut self.stream else { return false };
+            match Pin::new(stream).poll_write(cx, &self.writing) {
+                Poll::Ready(Ok(0)) => break Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(count)) => {
                     self.unflushed = true;
                     self.queued_bytes -= count;
-                    front.advance(count);
-                    if front.is_empty() {
-                        self.queue.pop_front();
-                    }
+                    self.writing.advance(count);
                 }
                 Poll::Ready(Err(error)) => break Err(error),
                 Poll::Pending => break Ok(()),
@@ -390,6 +471,29 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg<T> {
             self.lose();
         }
         result.is_err()
+    }
+
+    /// All is written: ends the direction, or flushes.
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        match self.sending {
+            Sending::Closing => match Pin::new(stream).poll_shutdown(cx) {
+                Poll::Ready(Ok(())) => {
+                    self.sending = Sending::Closed;
+                    Ok(())
+                }
+                Poll::Ready(Err(error)) => Err(error),
+                Poll::Pending => Ok(()),
+            },
+            Sending::Open if self.unflushed => match Pin::new(stream).poll_flush(cx) {
+                Poll::Ready(result) => {
+                    self.unflushed = false;
+                    result
+                }
+                Poll::Pending => Ok(()),
+            },
+            Sending::Open | Sending::Closed => Ok(()),
+        }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, side: Side) -> Poll<Step> {

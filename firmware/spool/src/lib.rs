@@ -136,19 +136,25 @@ impl Spool {
     ///
     /// # Errors
     ///
-    /// When there is no room for them; what was written before stays readable.
+    /// When there is no room for all of them. [`Self::len`] tells how many were taken; they and what
+    /// was written before stay readable.
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), SpoolError> {
-        self.charge.add(bytes.len())?;
         while self.tail.len() + bytes.len() > MEMORY_BYTES_MAX {
             let (head, rest) = bytes.split_at(MEMORY_BYTES_MAX - self.tail.len());
-            self.tail.extend_from_slice(head);
+            self.append(head)?;
             bytes = rest;
             let sealed = match &mut self.sealed {
                 Some(sealed) => sealed,
                 none => none.insert(Sealed::new(&self.charge.shared.folder)?),
             };
-            sealed.push(&mut self.tail)?;
+            sealed.push(&self.tail)?;
+            self.tail.clear();
         }
+        self.append(bytes)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
+        self.charge.add(bytes.len())?;
         self.tail.extend_from_slice(bytes);
         Ok(())
     }
@@ -279,22 +285,17 @@ impl Sealed {
         Ok(Self { file, key: LessSafeKey::new(key), chunks: 0 })
     }
 
-    /// Takes a whole chunk out of `tail`, whose buffer stays in use.
-    fn push(&mut self, tail: &mut BytesMut) -> Result<(), SpoolError> {
-        assert_eq!(tail.len(), MEMORY_BYTES_MAX, "only whole chunks are sealed");
-        let nonce = nonce(self.chunks);
-        // What follows the chunk number is the same place in the file, so nothing else is bound.
-        let tag = self
-            .key
-            .seal_in_place_separate_tag(nonce, Aad::empty(), tail)
+    /// Adds a whole chunk.
+    fn push(&mut self, chunk: &[u8]) -> Result<(), SpoolError> {
+        assert_eq!(chunk.len(), MEMORY_BYTES_MAX, "only whole chunks are sealed");
+        // Sealed in a copy: where the disk is full, the bytes themselves are not lost.
+        let mut sealed = Vec::with_capacity(MEMORY_BYTES_MAX + TAG_BYTES);
+        sealed.extend_from_slice(chunk);
+        self.key
+            .seal_in_place_append_tag(nonce(self.chunks), Aad::empty(), &mut sealed)
             .map_err(|_| SpoolError::Seal)?;
         let at = self.chunks * SEALED_BYTES;
-        let written = self
-            .file
-            .write_all_at(tail, at)
-            .and_then(|()| self.file.write_all_at(tag.as_ref(), at + MEMORY_BYTES_MAX as u64));
-        tail.clear();
-        written.map_err(SpoolError::Write)?;
+        self.file.write_all_at(&sealed, at).map_err(SpoolError::Write)?;
         self.chunks += 1;
         Ok(())
     }
@@ -310,7 +311,8 @@ impl Sealed {
     }
 }
 
-/// A number is used once with a key: chunks are only ever added.
+/// A number is used for one chunk only: chunks are added, and one whose write failed is written
+/// again as it was.
 fn nonce(chunk: u64) -> Nonce {
     let mut nonce = [0; NONCE_LEN];
     nonce[NONCE_LEN - 8..].copy_from_slice(&chunk.to_be_bytes());
@@ -415,5 +417,8 @@ mod tests {
         spool.write(&[1; MEMORY_BYTES_MAX]).unwrap();
         let error = spool.write(&[1]).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/spool"), "{error}");
+        // What was taken is there, what was not is told by the length.
+        assert_eq!(spool.len(), MEMORY_BYTES_MAX as u64);
+        assert_eq!(spool.read_at(0).unwrap(), vec![1; MEMORY_BYTES_MAX]);
     }
 }

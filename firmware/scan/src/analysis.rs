@@ -1,0 +1,424 @@
+//! Takes one complete mail apart and has every piece looked at: the part of scanning that reads
+//! hostile bytes. Runs in a worker process ([`crate::worker`]), or wherever a test calls it.
+//!
+//! A mail gives objects: the message itself, the parts that the MIME walk decodes in every reading it
+//! has, the members of containers, and, where such a member is a mail, its parts. Each object is
+//! looked at once: by the rules on names and types, by every [`LocalEngine`], and then taken apart
+//! itself. The first finding ends the analysis; the order is that of the mail, so the same mail always
+//! gives the same finding.
+//!
+//! Does no IO and reads no clock; the caller says when the time is over. Entry: [`Analyzer`].
+
+use std::collections::HashSet;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{EngineOutcome, printable};
+use crate::mime::{Event, Oddities, PartHead, Reading, Walker, further_readings};
+use crate::{FINDING_NAME_BYTES_MAX, Finding, Limits, Unscannable};
+
+/// How much of a message is walked before the time is looked at, bytes.
+const WALK_STEP_BYTES: usize = 256 * 1024;
+
+/// Looks at one object, in the process that holds it.
+pub trait LocalEngine {
+    /// For logs, replies and notices.
+    fn name(&self) -> &'static str;
+
+    /// Looks at one object.
+    fn scan(&mut self, object: &LocalObject<'_>) -> EngineOutcome;
+}
+
+/// The raw message, a decoded part, or a member of a container.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalObject<'a> {
+    /// All of its bytes.
+    pub bytes: &'a [u8],
+    /// Every name that a program might give it.
+    pub file_names: &'a [String],
+}
+
+/// Which objects are handed out for engines elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Export {
+    /// None.
+    Nothing,
+    /// Those that an engine which takes mail apart itself might read otherwise, or not see.
+    Odd,
+    /// Every part.
+    Parts,
+}
+
+/// What an analysis says.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Analysis {
+    /// The first finding.
+    pub found: Option<Finding>,
+    /// The reason that weighs most, where not everything was looked at.
+    pub unscannable: Option<Unscannable>,
+    /// An archive of a kind that is not opened here: what an engine elsewhere opens is no reason.
+    pub unopened: Option<Unscannable>,
+    /// Leaf parts of the message.
+    pub parts: u32,
+    /// Objects looked at.
+    pub objects: u32,
+    /// Bytes decoded and unpacked.
+    pub decoded_bytes: u64,
+}
+
+/// Looks at mails, one after the other.
+pub struct Analyzer<'r> {
+    engines: Vec<Box<dyn LocalEngine + 'r>>,
+    limits: Limits,
+}
+
+impl fmt::Debug for Analyzer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let engines: Vec<_> = self.engines.iter().map(|engine| engine.name()).collect();
+        f.debug_struct("Analyzer").field("engines", &engines).finish_non_exhaustive()
+    }
+}
+
+impl<'r> Analyzer<'r> {
+    /// With these engines, asked in this order.
+    #[must_use]
+    pub fn new(engines: Vec<Box<dyn LocalEngine + 'r>>, limits: Limits) -> Self {
+        Self { engines, limits }
+    }
+
+    /// Looks at one mail. `export` is given the objects that are asked for; `stop` says that there is
+    /// no time left.
+    pub fn analyze(
+        &mut self,
+        raw: &[u8],
+        wanted: Export,
+        stop: &unpack::Stop,
+        export: &mut dyn FnMut(u32, Option<&str>, &[u8]),
+    ) -> Analysis {
+        let mut inspection = Inspection {
+            budget: Some(unpack::Budget::new(self.limits.unpacking(), Arc::clone(stop))),
+            engines: &mut self.engines,
+            limits: self.limits.clone(),
+            wanted,
+            stop: Arc::clone(stop),
+            export,
+            seen: HashSet::new(),
+            keys: RandomState::new(),
+            analysis: Analysis::default(),
+        };
+        let outermost = Origin { part: 0, depth: 0, is_outermost: true };
+        // Whether it came to its end shows in the analysis.
+        let _ = inspection.mail(raw, &outermost);
+        inspection.analysis
+    }
+}
+
+/// Where an object comes from.
+#[derive(Debug, Clone, Copy)]
+struct Origin {
+    /// Part of the outermost message; 0 for that itself.
+    part: u32,
+    /// Containers, and mails in containers, around it.
+    depth: usize,
+    /// Of the message that crosses, not of one found inside.
+    is_outermost: bool,
+}
+
+/// The analysis of one mail.
+struct Inspection<'a, 'r> {
+    engines: &'a mut Vec<Box<dyn LocalEngine + 'r>>,
+    limits: Limits,
+    /// With the container that is being unpacked, while one is.
+    budget: Option<unpack::Budget>,
+    wanted: Export,
+    stop: unpack::Stop,
+    export: &'a mut dyn FnMut(u32, Option<&str>, &[u8]),
+    /// Objects that were looked at, so that the same bytes are not looked at twice. The keys are
+    /// secret: nobody can make a collision.
+    seen: HashSet<(usize, u64)>,
+    keys: RandomState,
+    analysis: Analysis,
+}
+
+/// A part being collected.
+struct Part {
+    head: PartHead,
+    bytes: Vec<u8>,
+}
+
+/// Whether the analysis goes on.
+type Flow = ControlFlow<()>;
+
+impl Inspection<'_, '_> {
+    /// A message: its parts in every reading, then itself.
+    fn mail(&mut self, raw: &[u8], origin: &Origin) -> Flow {
+        let mut oddities = self.walk(Walker::new(&self.limits), raw, origin)?;
+        if origin.is_outermost {
+            self.look(raw, &[], origin)?;
+        }
+        let mut done = vec![Reading::default()];
+        // All readings share the limits, so that an odd mail costs no more than a large one.
+        while let Some(reading) = further_readings(oddities, &done).first().copied() {
+            done.push(reading);
+            let seen = self.walk(Walker::reading(reading, &self.limits), raw, origin)?;
+            oddities = Oddities { structure: oddities.structure, ..oddities.or(seen) };
+        }
+        Flow::Continue(())
+    }
+
+    /// One reading of a message.
+    fn walk(&mut self, mut walker: Walker, raw: &[u8], origin: &Origin) -> ControlFlow<(), Oddities> {
+        let mut open: Vec<Part> = Vec::new();
+        for step in raw.chunks(WALK_STEP_BYTES) {
+            walker.feed(step);
+            self.take(&mut walker, &mut open, origin)?;
+            if (self.stop)() {
+                self.note(Unscannable::OverTime);
+                return ControlFlow::Break(());
+            }
+        }
+        walker.finish();
+        self.take(&mut walker, &mut open, origin)?;
+        if origin.is_outermost {
+            self.analysis.parts = self.analysis.parts.max(walker.parts());
+        }
+        self.limits.decoded_bytes_max =
+            self.limits.decoded_bytes_max.saturating_sub(walker.decoded_bytes());
+        self.limits.parts_max = self.limits.parts_max.saturating_sub(walker.parts());
+        self.analysis.decoded_bytes += walker.decoded_bytes() as u64;
+        ControlFlow::Continue(walker.oddities())
+    }
+
+    fn take(&mut self, walker: &mut Walker, open: &mut Vec<Part>, origin: &Origin) -> Flow {
+        while let Some(event) = walker.poll_event() {
+            match event {
+                Event::PartStart(head) => open.push(Part { head, bytes: Vec::new() }),
+                Event::PartData { number, bytes } => {
+                    if let Some(part) = open.iter_mut().find(|part| part.head.number == number) {
+                        part.bytes.extend_from_slice(&bytes);
+                    }
+                }
+                Event::PartEnd { number } => {
+                    if let Some(at) = open.iter().position(|part| part.head.number == number) {
+                        let part = open.swap_remove(at);
+                        self.part(&part, origin)?;
+                    }
+                }
+                Event::Finding(reason) => self.note(reason),
+            }
+        }
+        Flow::Continue(())
+    }
+
+    /// A decoded part of a message.
+    fn part(&mut self, part: &Part, origin: &Origin) -> Flow {
+        let Part { head, bytes } = part;
+        let number = if origin.is_outermost { head.number } else { origin.part };
+        let origin = Origin { part: number, depth: origin.depth + 1, is_outermost: false };
+        let is_wanted = match self.wanted {
+            Export::Nothing => false,
+            Export::Odd => !head.verbatim,
+            Export::Parts => true,
+        };
+        self.object(bytes, &head.file_names, &origin, is_wanted)
+    }
+
+    /// Anything but the message itself: looked at, then taken apart.
+    fn object(&mut self, bytes: &[u8], names: &[String], origin: &Origin, is_wanted: bool) -> Flow {
+        if self.examine(bytes, names, origin, is_wanted)? {
+            self.open(bytes, origin)?;
+        }
+        Flow::Continue(())
+    }
+
+    /// Looks at an object as it is. Whether there is more to do: not if it was seen before.
+    fn examine(
+        &mut self,
+        bytes: &[u8],
+        names: &[String],
+        origin: &Origin,
+        is_wanted: bool,
+    ) -> ControlFlow<(), bool> {
+        // The same bytes under another name are looked at again, because of the name.
+        let key = self.keys.hash_one((bytes, names));
+        if bytes.is_empty() || !self.seen.insert((bytes.len(), key)) {
+            return ControlFlow::Continue(false);
+        }
+        if is_wanted {
+            (self.export)(origin.part, names.first().map(String::as_str), bytes);
+        }
+        self.look(bytes, names, origin)?;
+        ControlFlow::Continue(true)
+    }
+
+    /// Every engine looks at it.
+    fn look(&mut self, bytes: &[u8], names: &[String], origin: &Origin) -> Flow {
+        self.analysis.objects += 1;
+        for number in 0..self.engines.len() {
+            let Some(engine) = self.engines.get_mut(number) else { break };
+            let outcome = engine.scan(&LocalObject { bytes, file_names: names });
+            let engine = engine.name();
+            match outcome {
+                EngineOutcome::Clean => {}
+                EngineOutcome::Found(name) => {
+                    self.analysis.found = Some(Finding {
+                        name: printable(&name, FINDING_NAME_BYTES_MAX),
+                        engine: engine.to_owned(),
+                        part: origin.part,
+                        file_name: names.first().cloned(),
+                    });
+                    return Flow::Break(());
+                }
+                EngineOutcome::Encrypted => self.note(Unscannable::Encrypted),
+                EngineOutcome::OverSize => self.note(Unscannable::OverSize),
+                EngineOutcome::Limit(why) => {
+                    self.note(Unscannable::EngineLimit { engine: engine.to_owned(), why });
+                }
+                EngineOutcome::Failed(why) => {
+                    self.note(Unscannable::EngineFailed { engine: engine.to_owned(), why });
+                }
+            }
+            if (self.stop)() {
+                self.note(Unscannable::OverTime);
+                return Flow::Break(());
+            }
+        }
+        Flow::Continue(())
+    }
+
+    /// Takes a container apart, and a mail that was inside one.
+    fn open(&mut self, bytes: &[u8], origin: &Origin) -> Flow {
+        let formats = unpack::formats(bytes);
+        let is_mail = origin.depth > 1 && looks_like_mail(bytes);
+        if formats.is_empty() && !is_mail {
+            return Flow::Continue(());
+        }
+        if origin.depth >= self.limits.container_depth_max {
+            self.note(Unscannable::OverDepth);
+            return Flow::Continue(());
+        }
+        for format in formats {
+            self.container(bytes, format, origin)?;
+        }
+        if is_mail {
+            self.mail(bytes, &Origin { depth: origin.depth + 1, ..*origin })?;
+        }
+        Flow::Continue(())
+    }
+
+    /// Looks at each member as it comes, and opens those that are containers when all have come: one
+    /// budget serves all, and unpacks one container at a time.
+    fn container(&mut self, bytes: &[u8], format: unpack::Format, origin: &Origin) -> Flow {
+        let Some(mut budget) = self.budget.take() else { return Flow::Continue(()) };
+        let origin = Origin { depth: origin.depth + 1, ..*origin };
+        let mut inner: Vec<Vec<u8>> = Vec::new();
+        let mut flow = Flow::Continue(());
+        let troubles = unpack::unpack(bytes, format, &mut budget, &mut |member| {
+            let is_wanted = member.is_odd && self.wanted != Export::Nothing;
+            match self.examine(&member.bytes, &member.names, &origin, is_wanted) {
+                ControlFlow::Continue(is_new) => {
+                    let has_members = || is_container(&member.bytes, &origin);
+                    if is_new && !member.is_repeat && has_members() {
+                        inner.push(member.bytes);
+                    }
+                }
+                ControlFlow::Break(()) => flow = Flow::Break(()),
+            }
+            flow
+        });
+        self.budget = Some(budget);
+        flow?;
+        for trouble in troubles {
+            self.trouble(&trouble);
+        }
+        for bytes in inner {
+            self.open(&bytes, &origin)?;
+        }
+        Flow::Continue(())
+    }
+
+    fn trouble(&mut self, trouble: &unpack::Trouble) {
+        use unpack::{LimitKind, Trouble};
+        let why = match trouble {
+            Trouble::Encrypted { .. } => Unscannable::Encrypted,
+            Trouble::Unsupported { format, .. } => {
+                let why = Unscannable::Archive { format: format.name().to_owned() };
+                return note(&mut self.analysis.unopened, why);
+            }
+            Trouble::Damaged { .. } => Unscannable::Damaged { what: trouble.to_string() },
+            Trouble::Partial { .. } => Unscannable::Partial,
+            Trouble::Limit(LimitKind::Members) => Unscannable::OverParts,
+            Trouble::Limit(LimitKind::Bytes | LimitKind::Memory) => Unscannable::OverDecoded,
+            Trouble::Limit(LimitKind::Ratio) => Unscannable::OverRatio,
+            Trouble::Limit(LimitKind::Time) => Unscannable::OverTime,
+        };
+        self.note(why);
+    }
+
+    /// Keeps the reason that weighs most.
+    fn note(&mut self, why: Unscannable) {
+        note(&mut self.analysis.unscannable, why);
+    }
+}
+
+/// Whether [`Inspection::open`] would find something in it.
+fn is_container(bytes: &[u8], origin: &Origin) -> bool {
+    !unpack::formats(bytes).is_empty() || origin.depth > 1 && looks_like_mail(bytes)
+}
+
+/// A message, as it stands in an archive: its first line is a header field of the kind that mail
+/// begins with.
+fn looks_like_mail(bytes: &[u8]) -> bool {
+    const FIRST_FIELDS: [&str; 16] = [
+        "received", "return-path", "from", "to", "subject", "date", "message-id", "mime-version",
+        "content-type", "delivered-to", "x-", "dkim-signature", "authentication-results", "sender",
+        "reply-to", "arc-",
+    ];
+    let line = bytes.split(|byte| *byte == b'\n').find(|line| !line.trim_ascii().is_empty());
+    let Some(line) = line else { return false };
+    // A mailbox file begins each message with such a line.
+    if line.starts_with(b"From ") {
+        return true;
+    }
+    let Some(colon) = line.iter().take(FIELD_NAME_BYTES_MAX).position(|byte| *byte == b':') else {
+        return false;
+    };
+    let name = line.get(..colon).unwrap_or_default().trim_ascii_end().to_ascii_lowercase();
+    FIRST_FIELDS.iter().any(|field| {
+        name == field.as_bytes() || field.ends_with('-') && name.starts_with(field.as_bytes())
+    })
+}
+
+/// Longest name of a header field that is looked for at the start of a mail, bytes.
+const FIELD_NAME_BYTES_MAX: usize = 64;
+
+/// Keeps the reason that weighs most.
+pub(crate) fn note(kept: &mut Option<Unscannable>, why: Unscannable) {
+    if kept.as_ref().is_none_or(|kept| weight(&why) > weight(kept)) {
+        *kept = Some(why);
+    }
+}
+
+/// Which reason counts where there are several: the more suspicious the mail, the more it weighs, so
+/// that an encrypted part does not hide a structure that nobody can read.
+fn weight(why: &Unscannable) -> u8 {
+    match why {
+        Unscannable::Ambiguous => 12,
+        Unscannable::Crashed => 11,
+        Unscannable::OverDepth => 10,
+        Unscannable::OverParts => 9,
+        Unscannable::OverDecoded | Unscannable::OverRatio => 8,
+        Unscannable::OverTime => 7,
+        Unscannable::Partial => 6,
+        Unscannable::EngineFailed { .. } => 5,
+        Unscannable::EngineLimit { .. } => 4,
+        Unscannable::OverSize => 3,
+        Unscannable::Damaged { .. } => 2,
+        Unscannable::Archive { .. } => 1,
+        Unscannable::Encrypted => 0,
+    }
+}

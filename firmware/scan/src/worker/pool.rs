@@ -1,0 +1,408 @@
+//! The daemon's side of the workers: a few processes, each with one mail at a time.
+//!
+//! A mail waits for a free worker in the order of arrival. One that does not answer in time is killed,
+//! one that dies is replaced, and its mail gets one more try, because it may have been innocent (a
+//! machine out of memory kills whom it likes). New knowledge reaches the next mail: workers that have
+//! the old one finish their mail and are replaced.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use spool::{SpoolError, Spooled, Spooler};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, timeout_at};
+use tracing::{debug, error, warn};
+
+use super::confine::Confined;
+use super::{
+    Answer, Knowledge, LENGTH_BYTES, Request, WORKER_VERB, WorkerError, checked_length, decode,
+    encode,
+};
+use crate::analysis::{Analysis, Export};
+
+/// Most workers. Each keeps the compiled rules and, while it works, one mail and what comes of it.
+pub const WORKERS_MAX: usize = 8;
+/// How long a worker may take from its start to its first mail: it compiles the rules for this
+/// processor.
+pub const START_TIME_MAX: Duration = Duration::from_secs(60);
+/// What a worker gets on top of the time of its mail, before it is killed: to say what it has.
+const GRACE: Duration = Duration::from_secs(2);
+/// User and group of workers where the daemon is root: nobody, as Debian numbers it.
+const NOBODY: u32 = 65_534;
+/// How often a mail is given to a worker that then dies.
+const TRIES_MAX: u32 = 2;
+
+/// How workers are started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// A process of this program, which must have the verb [`WORKER_VERB`]: what daemons use.
+    Process,
+    /// A thread, not confined: for tests, whose program has no such verb.
+    Thread,
+}
+
+/// Why a mail has no analysis.
+#[derive(Debug, thiserror::Error)]
+pub enum PoolError {
+    /// No worker became free before the time was over.
+    #[error("no scan worker was free in time")]
+    Busy,
+    /// A worker cannot be started.
+    #[error("start a scan worker")]
+    Start(#[source] io::Error),
+    /// The mail was too much for its worker, twice, or one of its objects for the spool.
+    #[error("the scan worker ended without an answer")]
+    Died(#[source] WorkerError),
+    /// The worker did not come to an end with it.
+    #[error("the scan worker took too long and was stopped")]
+    TimedOut,
+    /// An object could not be kept for the other engines.
+    #[error("keep an object for the other engines")]
+    Spool(#[from] SpoolError),
+}
+
+/// An object that a worker hands out for engines elsewhere.
+#[derive(Debug)]
+pub struct ExportedObject {
+    /// Part of the message.
+    pub part: u32,
+    /// Its file name, where it has one.
+    pub file_name: Option<String>,
+    /// All of it.
+    pub content: Spooled,
+}
+
+/// The workers of one program. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Workers {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    isolation: Isolation,
+    /// Encoded once for all, and which it is.
+    knowledge: Mutex<(u64, Bytes)>,
+    idle: Mutex<Vec<Worker>>,
+    turns: Semaphore,
+    started: AtomicU64,
+    died: AtomicU64,
+}
+
+/// One worker, idle or with a mail. Dropping it ends it.
+#[derive(Debug)]
+struct Worker {
+    stream: BufReader<UnixStream>,
+    /// Which knowledge it has.
+    generation: u64,
+    /// Killed when dropped. `None`: a thread, which ends when the stream does.
+    _child: Option<Child>,
+}
+
+/// How workers fared, for status pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct WorkerNumbers {
+    /// Started since the program did.
+    pub started: u64,
+    /// Of these, ended by a mail.
+    pub died: u64,
+}
+
+impl Workers {
+    /// `count` workers at most, at least one, that look for what `knowledge` says. They are started
+    /// when there is something to look at.
+    ///
+    /// # Errors
+    ///
+    /// Knowledge too large to be sent.
+    pub fn new(
+        isolation: Isolation,
+        count: usize,
+        knowledge: &Knowledge,
+    ) -> Result<Self, WorkerError> {
+        let shared = Shared {
+            isolation,
+            knowledge: Mutex::new((0, encode(knowledge)?.into())),
+            idle: Mutex::default(),
+            turns: Semaphore::new(count.clamp(1, WORKERS_MAX)),
+            started: AtomicU64::new(0),
+            died: AtomicU64::new(0),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// From now on mails are looked at with this knowledge.
+    ///
+    /// # Errors
+    ///
+    /// Knowledge too large to be sent; the old one stays in force.
+    pub fn learn(&self, knowledge: &Knowledge) -> Result<(), WorkerError> {
+        let encoded = encode(knowledge)?.into();
+        let mut current = self.shared.knowledge.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = (current.0 + 1, encoded);
+        drop(current);
+        self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        Ok(())
+    }
+
+    /// Starts all workers, so that the first mails do not wait for them.
+    pub async fn warm_up(&self) {
+        let count = self.shared.turns.available_permits();
+        let mut starts = tokio::task::JoinSet::new();
+        for _ in 0..count {
+            let shared = Arc::clone(&self.shared);
+            starts.spawn(async move { shared.start().await });
+        }
+        while let Some(started) = starts.join_next().await {
+            match started {
+                Ok(Ok(worker)) => self.shared.put_back(worker),
+                Ok(Err(error)) => error!(error = chain(&error), "a scan worker does not start"),
+                Err(error) => error!(%error, "start of a scan worker"),
+            }
+        }
+    }
+
+    /// How they fared.
+    #[must_use]
+    pub fn numbers(&self) -> WorkerNumbers {
+        WorkerNumbers {
+            started: self.shared.started.load(Ordering::Relaxed),
+            died: self.shared.died.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Has a mail looked at, until `deadline`. `exported` gets the objects for other engines as they
+    /// are found; after a second try some may come twice. To be run as a task of its own: when this
+    /// future is dropped, its worker is stopped and has to be replaced.
+    ///
+    /// # Errors
+    ///
+    /// See [`PoolError`].
+    pub async fn scan(
+        &self,
+        mail: &Spooled,
+        export: Export,
+        deadline: Instant,
+        spooler: &Spooler,
+        exported: &mpsc::Sender<ExportedObject>,
+    ) -> Result<Analysis, PoolError> {
+        let turn = timeout_at(deadline, self.shared.turns.acquire()).await;
+        // The semaphore is never closed.
+        let Ok(Ok(_turn)) = turn else { return Err(PoolError::Busy) };
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut worker = self.shared.take().await?;
+            let time = deadline.saturating_duration_since(Instant::now());
+            let exchange = worker.exchange(mail, export, time, spooler, exported);
+            match timeout_at(deadline + GRACE, exchange).await {
+                Ok(Ok(analysis)) => {
+                    self.shared.put_back(worker);
+                    return Ok(analysis);
+                }
+                Ok(Err(PoolError::Died(error))) => {
+                    self.shared.died.fetch_add(1, Ordering::Relaxed);
+                    warn!(error = chain(&error), tries, "a scan worker ended in the middle of a mail");
+                    if tries >= TRIES_MAX {
+                        return Err(PoolError::Died(error));
+                    }
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(_) => {
+                    self.shared.died.fetch_add(1, Ordering::Relaxed);
+                    warn!("a scan worker took too long and is stopped");
+                    return Err(PoolError::TimedOut);
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// An idle worker, or a new one.
+    async fn take(&self) -> Result<Worker, PoolError> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match idle {
+            Some(worker) if worker.is_alive() => Ok(worker),
+            _ => self.start().await,
+        }
+    }
+
+    fn put_back(&self, worker: Worker) {
+        let knowledge = self.knowledge.lock().unwrap_or_else(PoisonError::into_inner);
+        if worker.generation == knowledge.0 {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+        }
+    }
+
+    async fn start(&self) -> Result<Worker, PoolError> {
+        let (generation, knowledge) =
+            self.knowledge.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (near, far) = StdUnixStream::pair().map_err(PoolError::Start)?;
+        near.set_nonblocking(true).map_err(PoolError::Start)?;
+        let child = match self.isolation {
+            Isolation::Process => Some(spawn(far).map_err(PoolError::Start)?),
+            Isolation::Thread => {
+                start_thread(far).map_err(PoolError::Start)?;
+                None
+            }
+        };
+        self.started.fetch_add(1, Ordering::Relaxed);
+        let stream = UnixStream::from_std(near).map_err(PoolError::Start)?;
+        let stream = BufReader::with_capacity(READ_BYTES, stream);
+        let mut worker = Worker { stream, generation, _child: child };
+        let ready = async {
+            worker.stream.write_all(&knowledge).await?;
+            worker.receive::<Answer>().await
+        };
+        match tokio::time::timeout(START_TIME_MAX, ready).await {
+            Ok(Ok(Answer::Ready(confined))) => {
+                report(confined, self.isolation);
+                Ok(worker)
+            }
+            Ok(Ok(_)) => Err(PoolError::Start(io::ErrorKind::InvalidData.into())),
+            Ok(Err(error)) => Err(PoolError::Start(io::Error::other(error))),
+            Err(_) => Err(PoolError::Start(io::ErrorKind::TimedOut.into())),
+        }
+    }
+}
+
+/// Buffer for answers; objects larger than it are read past it.
+const READ_BYTES: usize = 8 * 1024;
+
+fn report(confined: Confined, isolation: Isolation) {
+    if isolation == Isolation::Process && !confined.landlock {
+        warn!("this kernel has no Landlock: scan workers are held by seccomp and their user alone");
+    } else {
+        debug!(?confined, "a scan worker is ready");
+    }
+}
+
+/// This program again, as another user, with nothing but the socket.
+fn spawn(socket: StdUnixStream) -> io::Result<Child> {
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg(WORKER_VERB)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(socket)))
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
+    if nix::unistd::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command.spawn()
+}
+
+fn start_thread(socket: StdUnixStream) -> io::Result<()> {
+    let confined = Confined { landlock: false, seccomp: false };
+    std::thread::Builder::new().name("scan-worker".to_owned()).spawn(move || {
+        if let Err(error) = super::serve(socket, || Ok(confined)) {
+            debug!(error = chain(&error), "a scan worker ended");
+        }
+    })?;
+    Ok(())
+}
+
+impl Worker {
+    /// Whether it has neither closed nor said anything unasked.
+    fn is_alive(&self) -> bool {
+        let mut byte = [0];
+        let read = self.stream.get_ref().try_read(&mut byte);
+        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    async fn exchange(
+        &mut self,
+        mail: &Spooled,
+        export: Export,
+        time: Duration,
+        spooler: &Spooler,
+        exported: &mpsc::Sender<ExportedObject>,
+    ) -> Result<Analysis, PoolError> {
+        self.ask(mail, export, time).await?;
+        loop {
+            match self.receive().await.map_err(PoolError::Died)? {
+                Answer::Done(analysis) => return Ok(analysis),
+                Answer::Object { part, file_name, bytes } => {
+                    let content = self.object(bytes, spooler).await?;
+                    // Nobody asks any more: the verdict is not awaited.
+                    let _ = exported.send(ExportedObject { part, file_name, content }).await;
+                }
+                Answer::Ready(_) => {
+                    let error = io::Error::from(io::ErrorKind::InvalidData);
+                    return Err(PoolError::Died(error.into()));
+                }
+            }
+        }
+    }
+
+    /// Sends a mail; a small one in one piece with the request.
+    async fn ask(&mut self, mail: &Spooled, export: Export, time: Duration) -> Result<(), PoolError> {
+        let died = |error: io::Error| PoolError::Died(error.into());
+        let request = Request::Scan { bytes: mail.len(), export, time };
+        let mut frame = encode(&request).map_err(|error| PoolError::Died(error.into()))?;
+        for chunk in mail.chunks() {
+            let chunk = chunk?;
+            if frame.is_empty() {
+                self.stream.write_all(&chunk).await.map_err(died)?;
+            } else {
+                frame.extend_from_slice(&chunk);
+                self.stream.write_all(&frame).await.map_err(died)?;
+                frame.clear();
+            }
+        }
+        if !frame.is_empty() {
+            self.stream.write_all(&frame).await.map_err(died)?;
+        }
+        Ok(())
+    }
+
+    async fn object(&mut self, bytes: u64, spooler: &Spooler) -> Result<Spooled, PoolError> {
+        let mut spool = spooler.open();
+        let mut left = bytes;
+        let mut buffer = [0; READ_BYTES];
+        while left > 0 {
+            let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            let space = buffer.get_mut(..want).unwrap_or_default();
+            let count = self.stream.read(space).await.map_err(|error| PoolError::Died(error.into()))?;
+            if count == 0 {
+                return Err(PoolError::Died(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
+            }
+            spool.write(space.get(..count).unwrap_or_default())?;
+            left -= count as u64;
+        }
+        Ok(spool.finish())
+    }
+
+    async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, WorkerError> {
+        let mut length = [0; LENGTH_BYTES];
+        self.stream.read_exact(&mut length).await?;
+        let mut body = vec![0; checked_length(length)?];
+        self.stream.read_exact(&mut body).await?;
+        Ok(decode(&body)?)
+    }
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        line.push_str(": ");
+        line.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    line
+}

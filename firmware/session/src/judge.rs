@@ -1,0 +1,254 @@
+//! From a message that is complete to what happens to it: scan, rule, copy, decision, journal.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use journal::{EngineRun, Entry, Timestamp};
+use mail::{Decision, Envelope, Protocol};
+use quarantine::{Meta, Vault};
+use scan::{Finding, MailScan, Report, Verdict};
+use tracing::warn;
+
+use crate::hold::Edited;
+use crate::policy::{Action, Direction, Policy, Rule};
+use crate::Facts;
+
+/// What [`Case::judge`] gives.
+pub(crate) type Judging = Pin<Box<dyn Future<Output = Judgement> + Send>>;
+
+/// A message with all that decides over it.
+pub(crate) struct Case {
+    pub(crate) facts: Facts,
+    pub(crate) envelope: Envelope,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) mail: Arc<mail::Settings>,
+    pub(crate) vault: Option<Arc<Vault>>,
+}
+
+/// What happens to a message, and why.
+pub(crate) struct Judgement {
+    pub(crate) decision: Decision,
+    /// The message without what was found, where it may go on so.
+    pub(crate) edited: Option<Edited>,
+    /// `None`: it was not looked at, by setting.
+    pub(crate) verdict: Option<Verdict>,
+    pub(crate) entry: Entry,
+}
+
+impl Case {
+    /// Has the message scanned, and decides.
+    pub(crate) async fn judge(self, scan: MailScan) -> Judgement {
+        let report = scan.finish().await;
+        let rule = self.policy.rule(&report.verdict, &self.envelope);
+        let now = unix_now();
+        let copy = if rule.quarantine { self.keep(&report, now).await } else { None };
+        let (decision, edited) = self.decide(rule.action, &report, copy.as_deref(), now);
+        let entry = Entry {
+            quarantine: copy.unwrap_or_default(),
+            action: done(&decision),
+            ..self.entry(&report, now)
+        };
+        Judgement { decision, edited, verdict: Some(report.verdict), entry }
+    }
+
+    /// For a message whose sender the operator trusts.
+    pub(crate) fn left_alone(self, bytes: u64) -> Judgement {
+        let entry = Entry {
+            bytes,
+            verdict: journal::Verdict::Unread,
+            reason: "its sender is in scan.unscanned_senders".to_owned(),
+            action: journal::Action::Passed,
+            ..self.facts_of(unix_now())
+        };
+        Judgement { decision: Decision::Release, edited: None, verdict: None, entry }
+    }
+
+    fn decide(
+        &self,
+        action: Action,
+        report: &Report,
+        copy: Option<&str>,
+        now: u64,
+    ) -> (Decision, Option<Edited>) {
+        let finding = || self.finding(&report.verdict, copy, now);
+        match action {
+            Action::Pass => (Decision::Release, None),
+            Action::Refuse => (Decision::Refuse(finding()), None),
+            Action::Tempfail => {
+                let reason = "the mail could not be scanned".to_owned();
+                (Decision::Tempfail { reason }, None)
+            }
+            Action::Replace => (Decision::Replace(finding()), None),
+            Action::ReplacePart => match self.edit(report, &finding()) {
+                Some(edited) => (Decision::Edit(finding()), Some(edited)),
+                None => (Decision::Replace(finding()), None),
+            },
+        }
+    }
+
+    /// The message without the part that was found infected, if that part can be told.
+    fn edit(&self, report: &Report, finding: &mail::Finding) -> Option<Edited> {
+        let Verdict::Infected(found) = &report.verdict else { return None };
+        let range = found.range.clone()?;
+        let content = report.content.clone()?;
+        let entity = mail::notice::entity(&self.mail, finding);
+        Some(Edited { content, start: range.start, end: range.end, entity })
+    }
+
+    /// What the client is told.
+    fn finding(&self, verdict: &Verdict, copy: Option<&str>, now: u64) -> mail::Finding {
+        let (name, engine, file_name) = match verdict {
+            Verdict::Infected(Finding { name, engine, file_name, .. }) => {
+                (name.clone(), engine.clone(), file_name.clone())
+            }
+            Verdict::Unscannable(reason) => {
+                (format!("unscannable: {reason}"), "policy".to_owned(), None)
+            }
+            Verdict::Clean => (String::new(), String::new(), None),
+        };
+        mail::Finding {
+            name,
+            engine,
+            file_name,
+            time: Some(Timestamp::from_unix(now).to_string()),
+            reference: Some(copy.unwrap_or(&self.facts.id).to_owned()),
+            quarantined: copy.is_some(),
+        }
+    }
+
+    /// Keeps a copy, and gives its number. A copy that cannot be kept changes nothing else.
+    async fn keep(&self, report: &Report, now: u64) -> Option<String> {
+        let (vault, content) = (self.vault.clone()?, report.content.clone()?);
+        let meta = self.meta(report);
+        let stored = tokio::task::spawn_blocking(move || vault.store(&meta, content.chunks(), now));
+        let session = &self.facts.id;
+        match stored.await {
+            Ok(Ok(id)) => Some(id.to_string()),
+            Ok(Err(error)) => {
+                warn!(session, error = telemetry::chain(&error), "no copy in the quarantine");
+                None
+            }
+            Err(error) => {
+                warn!(session, %error, "no copy in the quarantine");
+                None
+            }
+        }
+    }
+
+    fn meta(&self, report: &Report) -> Meta {
+        let (verdict, engine, file_name, part) = match &report.verdict {
+            Verdict::Infected(found) => (
+                found.name.clone(),
+                found.engine.clone(),
+                found.file_name.clone().unwrap_or_default(),
+                found.part.to_string(),
+            ),
+            Verdict::Unscannable(reason) => {
+                (format!("unscannable: {reason}"), String::new(), String::new(), String::new())
+            }
+            Verdict::Clean => Default::default(),
+        };
+        Meta {
+            session: self.facts.id.clone(),
+            protocol: protocol(self.envelope.protocol).name().to_owned(),
+            direction: self.direction().name().to_owned(),
+            client: self.facts.client.clone(),
+            server: self.facts.server.clone(),
+            mail_from: lossy(&self.envelope.mail_from),
+            rcpt_to: self.envelope.rcpt_to.iter().map(|path| lossy(path)).collect(),
+            recipients: u32::try_from(self.envelope.rcpt_to.len()).unwrap_or(u32::MAX),
+            message_id: report.summary.message_id.clone(),
+            subject: report.summary.subject.clone(),
+            from: report.summary.from.clone(),
+            verdict,
+            engine,
+            file_name,
+            part,
+        }
+    }
+
+    fn entry(&self, report: &Report, now: u64) -> Entry {
+        let (verdict, name, reason) = match &report.verdict {
+            Verdict::Clean => (journal::Verdict::Clean, String::new(), String::new()),
+            Verdict::Infected(found) => {
+                (journal::Verdict::Infected, found.name.clone(), String::new())
+            }
+            Verdict::Unscannable(why) => {
+                (journal::Verdict::Unscannable, String::new(), why.to_string())
+            }
+        };
+        Entry {
+            message_id: report.summary.message_id.clone(),
+            bytes: report.bytes,
+            parts: report.parts,
+            engines: report.engines.iter().map(|engine| EngineRun {
+                name: engine.name.clone(),
+                outcome: engine.outcome.clone(),
+                ms: millis(engine.time),
+            }).collect(),
+            verdict,
+            name,
+            reason,
+            waited_ms: millis(report.waited),
+            ..self.facts_of(now)
+        }
+    }
+
+    /// What is known without a scan.
+    fn facts_of(&self, now: u64) -> Entry {
+        Entry {
+            time: Timestamp::from_unix(now),
+            session: self.facts.id.clone(),
+            protocol: protocol(self.envelope.protocol),
+            direction: self.direction(),
+            client: self.facts.client.clone(),
+            server: self.facts.server.clone(),
+            way: self.facts.way.clone(),
+            authenticated: self.envelope.authenticated,
+            mail_from: lossy(&self.envelope.mail_from),
+            rcpt_to: self.envelope.rcpt_to.iter().map(|path| lossy(path)).collect(),
+            recipients: u32::try_from(self.envelope.rcpt_to.len()).unwrap_or(u32::MAX),
+            ..Entry::default()
+        }
+    }
+
+    /// Seen from the office, whose programs opened the session.
+    fn direction(&self) -> journal::Direction {
+        match Direction::of(&self.envelope) {
+            Direction::Fetched => journal::Direction::Incoming,
+            Direction::Submitted | Direction::Received => journal::Direction::Outgoing,
+        }
+    }
+}
+
+fn done(decision: &Decision) -> journal::Action {
+    match decision {
+        Decision::Release => journal::Action::Passed,
+        Decision::Refuse(_) => journal::Action::Refused,
+        Decision::Replace(_) => journal::Action::Replaced,
+        Decision::Edit(_) => journal::Action::Edited,
+        Decision::Tempfail { .. } => journal::Action::Deferred,
+    }
+}
+
+fn protocol(protocol: Protocol) -> journal::Protocol {
+    match protocol {
+        Protocol::Smtp => journal::Protocol::Smtp,
+        Protocol::Pop3 => journal::Protocol::Pop3,
+    }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[allow(clippy::disallowed_methods, reason = "the driver's wall clock, for people")]
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

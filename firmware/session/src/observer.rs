@@ -1,0 +1,119 @@
+//! Follows the messages of one session: opens their scans, has them judged, counts and writes them down.
+
+use std::mem;
+
+use mail::{Envelope, Event, OpaqueReason};
+use scan::{MailScan, Scanner, Verdict};
+use tracing::{info, warn};
+
+use crate::judge::{self, Case, Judgement};
+use crate::{Carrier, Facts, Opaque, Outcome};
+
+/// Sees what a session's machine says of its messages.
+pub(crate) struct Observer<'a> {
+    pub(crate) facts: &'a Facts,
+    pub(crate) scanner: &'a Scanner,
+    carrier: &'a Carrier,
+    message: Message,
+}
+
+/// The message that is crossing.
+enum Message {
+    None,
+    Scanned(Envelope, MailScan),
+    /// By the operator's wish.
+    LeftAlone(Envelope, u64),
+}
+
+impl<'a> Observer<'a> {
+    pub(crate) fn new(facts: &'a Facts, carrier: &'a Carrier, scanner: &'a Scanner) -> Self {
+        Self { facts, scanner, carrier, message: Message::None }
+    }
+
+    pub(crate) fn begin(&mut self, envelope: Envelope) {
+        self.message = if self.carrier.policy.leaves_alone(&envelope) {
+            Message::LeftAlone(envelope, 0)
+        } else {
+            Message::Scanned(envelope, self.scanner.begin())
+        };
+    }
+
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        match &mut self.message {
+            Message::Scanned(_, scan) => scan.feed(bytes),
+            Message::LeftAlone(_, count) => *count += bytes.len() as u64,
+            Message::None => {}
+        }
+    }
+
+    /// The message is complete: what finds out what happens to it.
+    pub(crate) fn end(&mut self) -> Option<judge::Judging> {
+        let case = |envelope| Case {
+            facts: self.facts.clone(),
+            envelope,
+            policy: self.carrier.policy.clone(),
+            mail: self.carrier.mail.clone(),
+            vault: self.carrier.vault.clone(),
+        };
+        match mem::replace(&mut self.message, Message::None) {
+            Message::Scanned(envelope, scan) => Some(Box::pin(case(envelope).judge(scan))),
+            Message::LeftAlone(envelope, bytes) => {
+                Some(Box::pin(std::future::ready(case(envelope).left_alone(bytes))))
+            }
+            Message::None => None,
+        }
+    }
+
+    /// The message will not be completed.
+    pub(crate) fn abort(&mut self, outcome: &mut Outcome) {
+        if !matches!(mem::replace(&mut self.message, Message::None), Message::None) {
+            outcome.aborted += 1;
+        }
+    }
+
+    /// Counts a judgement, and writes it down.
+    pub(crate) fn note(&self, judgement: &Judgement, outcome: &mut Outcome) {
+        match &judgement.verdict {
+            None => outcome.unread += 1,
+            Some(verdict) => {
+                outcome.messages += 1;
+                match verdict {
+                    Verdict::Clean => {}
+                    Verdict::Infected(_) => outcome.infected += 1,
+                    Verdict::Unscannable(_) => outcome.unscannable += 1,
+                }
+            }
+        }
+        match &self.carrier.journal {
+            Some(journal) => journal.record(&judgement.entry),
+            None => judgement.entry.log(),
+        }
+    }
+
+    pub(crate) fn event(&mut self, event: &Event, outcome: &mut Outcome) {
+        let session = &self.facts.id;
+        match event {
+            Event::Opaque(OpaqueReason::Tls) => {
+                outcome.opaque = Some(Opaque::Tls);
+                info!(session, "session went to TLS: not scanned from here on");
+            }
+            Event::Opaque(OpaqueReason::Unframed) => {
+                outcome.opaque = Some(Opaque::Unframed);
+                warn!(session, "session cannot be followed: not scanned from here on");
+            }
+            Event::Violation { side, what } => {
+                outcome.violations += 1;
+                warn!(session, ?side, ?what, "protocol violation");
+            }
+            Event::TimedOut { side } => warn!(session, ?side, "timed out"),
+            Event::HoldLimit => {
+                // Counted here, and so no longer as cut off when its scan is dropped.
+                self.message = Message::None;
+                outcome.messages += 1;
+                outcome.unscannable += 1;
+                warn!(session, "message over the hold limit: not scanned");
+            }
+            Event::Authenticated => {}
+        }
+    }
+}
