@@ -15,6 +15,7 @@
 //!
 //! Where even that cannot cover all readings, the finding is [`Unscannable::Ambiguous`].
 
+mod base64;
 mod cms;
 mod decode;
 mod files;
@@ -22,6 +23,7 @@ mod header;
 mod leaf;
 mod lines;
 mod params;
+mod quoted;
 mod sniff;
 mod uu;
 mod walk;

@@ -1,9 +1,11 @@
 //! A body being decoded, in as many ways as its header can be read.
 
-use super::decode::{Base64, Decoder, QuotedPrintable};
+use super::base64::Base64;
+use super::decode::Decoder;
 use super::files::UuFiles;
 use super::header::{Encodings, Entity};
 use super::lines::Piece;
+use super::quoted::QuotedPrintable;
 use super::uu;
 use super::{EVENT_BYTES, Inner, InnerKind, Output, PartHead, cms};
 use crate::Unscannable;

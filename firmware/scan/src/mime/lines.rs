@@ -1,5 +1,7 @@
 //! Cuts a stream of bytes into lines, the same way however the stream was chunked.
 
+use memchr::memchr2;
+
 /// Longest piece of a line that is handed on at once, bytes. Longer lines come in several pieces, cut at
 /// multiples of this from their start.
 pub(crate) const PIECE_BYTES_MAX: usize = 8192;
@@ -15,6 +17,15 @@ pub(crate) struct Piece<'a> {
     pub(crate) end: &'a [u8],
     /// Whether the line is complete with this piece.
     pub(crate) last: bool,
+    /// Where `text` starts in the stream, bytes.
+    pub(crate) at: u64,
+}
+
+impl Piece<'_> {
+    /// Where what follows it starts in the stream, bytes.
+    pub(crate) fn next_at(&self) -> u64 {
+        self.at.saturating_add(length(self.text)).saturating_add(length(self.end))
+    }
 }
 
 /// The cutter. It holds at most one piece.
@@ -24,11 +35,13 @@ pub(crate) struct Lines {
     first: bool,
     /// The held text ended in CR, which may be half of CRLF.
     carriage_return: bool,
+    /// Where the next piece starts in the stream, bytes.
+    at: u64,
 }
 
 impl Default for Lines {
     fn default() -> Self {
-        Self { held: Vec::new(), first: true, carriage_return: false }
+        Self { held: Vec::new(), first: true, carriage_return: false, at: 0 }
     }
 }
 
@@ -46,7 +59,7 @@ impl Lines {
             }
             let room = PIECE_BYTES_MAX - self.held.len();
             let window = bytes.get(..room).unwrap_or(bytes);
-            let Some(at) = window.iter().position(|&c| c == b'\n' || c == b'\r') else {
+            let Some(at) = memchr2(b'\n', b'\r', window) else {
                 bytes = bytes.get(window.len()..).unwrap_or_default();
                 if window.len() == room {
                     self.whole_piece(window, &mut take);
@@ -68,7 +81,9 @@ impl Lines {
                 bytes = bytes.get(at + 1..).unwrap_or_default();
             } else {
                 if self.held.is_empty() {
-                    take(Piece { text, first: self.first, end, last: true });
+                    let piece = Piece { text, first: self.first, end, last: true, at: self.at };
+                    self.at = piece.next_at();
+                    take(piece);
                     self.first = true;
                 } else {
                     self.held.extend_from_slice(text);
@@ -90,17 +105,26 @@ impl Lines {
 
     fn whole_piece(&mut self, window: &[u8], take: &mut impl FnMut(Piece<'_>)) {
         self.held.extend_from_slice(window);
-        take(Piece { text: &self.held, first: self.first, end: b"", last: false });
+        let (text, first) = (self.held.as_slice(), self.first);
+        let piece = Piece { text, first, end: b"", last: false, at: self.at };
+        self.at = piece.next_at();
+        take(piece);
         self.first = false;
         self.held.clear();
     }
 
     fn end_line(&mut self, end: &[u8], take: &mut impl FnMut(Piece<'_>)) {
-        take(Piece { text: &self.held, first: self.first, end, last: true });
+        let piece = Piece { text: &self.held, first: self.first, end, last: true, at: self.at };
+        self.at = piece.next_at();
+        take(piece);
         self.held.clear();
         self.first = true;
         self.carriage_return = false;
     }
+}
+
+fn length(bytes: &[u8]) -> u64 {
+    bytes.len().try_into().unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -113,7 +137,11 @@ mod tests {
     fn cut(chunks: &[&[u8]]) -> Vec<Owned> {
         let mut lines = Lines::default();
         let mut out = Vec::new();
-        let mut take = |p: Piece<'_>| out.push((p.text.to_vec(), p.first, p.end.to_vec(), p.last));
+        let mut at = 0;
+        let mut take = |p: Piece<'_>| {
+            assert_eq!(std::mem::replace(&mut at, p.next_at()), p.at);
+            out.push((p.text.to_vec(), p.first, p.end.to_vec(), p.last));
+        };
         for chunk in chunks {
             lines.feed(chunk, &mut take);
             assert!(lines.held.len() <= PIECE_BYTES_MAX);

@@ -3,7 +3,8 @@
 //!
 //! Entry: [`readings`]. Works on unfolded values; does no IO.
 
-use super::decode::{base64, digit};
+use super::base64::base64;
+use super::decode::digit;
 
 /// Most readings of one parameter that are kept. More make the structure ambiguous.
 pub(crate) const READINGS_MAX: usize = 32;
