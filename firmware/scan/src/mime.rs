@@ -19,10 +19,12 @@ mod base64;
 mod cms;
 mod decode;
 mod files;
+mod frame;
 mod header;
 mod leaf;
 mod lines;
 mod params;
+mod plain;
 mod quoted;
 mod sniff;
 mod uu;
@@ -32,6 +34,7 @@ mod yenc;
 pub use decode::{Dialect, Oddities};
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -55,17 +58,15 @@ pub enum Event {
         /// Not empty.
         bytes: Bytes,
     },
-    /// The part is complete.
-    PartEnd {
-        /// Which.
-        number: u32,
-    },
+    /// The part is complete, and so is what is known of it: [`PartHead::range`] and
+    /// [`PartHead::is_plain`] are set.
+    PartEnd(PartHead),
     /// Something cannot be looked at; each reason comes once.
     Finding(Unscannable),
 }
 
-/// What is known of a part when it starts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is known of a part.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PartHead {
     /// From 1, in the order of their starts.
     pub number: u32,
@@ -77,6 +78,18 @@ pub struct PartHead {
     pub file_names: Vec<String>,
     /// Whether the raw message has these bytes word for word.
     pub verbatim: bool,
+    /// Known when the part has ended: where its entity stands in the raw message, in bytes from the start,
+    /// header and body, without the end of the line before the next delimiter. Another entity (header,
+    /// empty line, body) may be put there, and the message around it stays well-formed.
+    ///
+    /// `None` where that cannot be done: the entity is the message itself, is inside an encoded body,
+    /// or its place depends on how the structure is read. One entity read in several ways is several
+    /// parts with the same range.
+    pub range: Option<Range<u64>>,
+    /// Known when the part has ended: any engine that reads mail certainly decodes it to the same bytes.
+    /// Only base64 in its simplest standard form is plain, at most 8 deep, and no text, of which engines
+    /// may change the ends of lines. In doubt it is `false`.
+    pub is_plain: bool,
 }
 
 /// One way to read a message.
@@ -132,7 +145,7 @@ impl Walker {
     pub fn reading(reading: Reading, limits: &Limits) -> Self {
         Self {
             lines: Lines::default(),
-            walk: if reading.flat { Walk::flat() } else { Walk::message(0) },
+            walk: if reading.flat { Walk::flat() } else { Walk::outermost() },
             out: Output::new(reading.dialect, limits),
         }
     }
@@ -252,8 +265,8 @@ impl Output {
         }
     }
 
-    /// `None` at the limit.
-    fn start_part(&mut self, head: PartHead) -> Option<u32> {
+    /// Gives it its number; `None` at the limit.
+    fn start_part(&mut self, head: PartHead) -> Option<PartHead> {
         if self.stopped {
             return None;
         }
@@ -262,8 +275,9 @@ impl Output {
             return None;
         }
         self.parts += 1;
-        self.events.push_back(Event::PartStart(PartHead { number: self.parts, ..head }));
-        Some(self.parts)
+        let head = PartHead { number: self.parts, ..head };
+        self.events.push_back(Event::PartStart(head.clone()));
+        Some(head)
     }
 
     /// Whether there was room for them.
@@ -280,9 +294,9 @@ impl Output {
         true
     }
 
-    fn end_part(&mut self, number: u32) {
+    fn end_part(&mut self, head: PartHead) {
         if !self.stopped {
-            self.events.push_back(Event::PartEnd { number });
+            self.events.push_back(Event::PartEnd(head));
         }
     }
 

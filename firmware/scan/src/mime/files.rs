@@ -79,23 +79,22 @@ impl UuFiles {
 #[derive(Debug)]
 struct File {
     depth: usize,
-    number: Option<u32>,
+    part: Option<PartHead>,
     buffer: Vec<u8>,
 }
 
 impl File {
     fn new(depth: usize) -> Self {
-        Self { depth, number: None, buffer: Vec::new() }
+        Self { depth, part: None, buffer: Vec::new() }
     }
 
     fn begin(&mut self, name: &str, out: &mut Output) {
         self.end(out);
-        self.number = out.start_part(PartHead {
-            number: 0,
+        self.part = out.start_part(PartHead {
             depth: self.depth,
             content_type: "application/octet-stream".to_owned(),
             file_names: vec![clean_name(name)],
-            verbatim: false,
+            ..PartHead::default()
         });
     }
 
@@ -106,16 +105,16 @@ impl File {
     }
 
     fn flush(&mut self, out: &mut Output) {
-        if let Some(number) = self.number {
-            out.data(number, &self.buffer);
+        if let Some(part) = &self.part {
+            out.data(part.number, &self.buffer);
         }
         self.buffer.clear();
     }
 
     fn end(&mut self, out: &mut Output) {
         self.flush(out);
-        if let Some(number) = self.number.take() {
-            out.end_part(number);
+        if let Some(part) = self.part.take() {
+            out.end_part(part);
         }
     }
 }

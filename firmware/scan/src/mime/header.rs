@@ -4,6 +4,10 @@
 //! [`Block::entity`].
 
 use super::params::{READINGS_MAX, decode_words, readings, strip_comments, trim};
+use super::plain::{
+    Fields, PLAIN_HEADER_BYTES_MAX, PLAIN_HEADER_LINES_MAX, begins_as_mail, has_definite_boundary,
+    is_regular_name,
+};
 
 /// Most bytes of one header, all fields together.
 pub(crate) const HEADER_BYTES_MAX: usize = 1024 * 1024;
@@ -49,6 +53,9 @@ pub(crate) struct Block {
     bytes: usize,
     content_bytes: usize,
     overfull: bool,
+    /// A line that some may read otherwise.
+    irregular: bool,
+    begins_as_mail: bool,
 }
 
 impl Block {
@@ -59,16 +66,20 @@ impl Block {
         }
         let folded = matches!(line.first(), Some(b' ' | b'\t'));
         if folded && (self.current.is_some() || trim(line).is_empty()) {
+            self.irregular |= trim(line).is_empty() || self.current.is_none();
             self.count(line.len());
             self.append(line);
             return LineKind::Field;
         }
         let Some(colon) = line.iter().position(|&c| c == b':') else {
             // The line that mailboxes put before a message.
+            self.irregular = true;
             let from = line.starts_with(b"From ") || line.starts_with(b">From ");
             return if from && self.lines == 0 { LineKind::Field } else { LineKind::Junk };
         };
         let (name, value) = line.split_at(colon);
+        self.begins_as_mail |= self.lines == 0 && begins_as_mail(line);
+        self.irregular |= !is_regular_name(name);
         self.count(line.len());
         let field = field(name);
         self.current = Some(field);
@@ -83,6 +94,11 @@ impl Block {
     pub(crate) fn more(&mut self, text: &[u8]) {
         self.count(text.len());
         self.append(text);
+    }
+
+    /// Whether a message that begins with this header is seen to be one by all.
+    pub(crate) fn begins_as_mail(&self) -> bool {
+        self.begins_as_mail
     }
 
     /// Whether a limit of the header was reached.
@@ -189,6 +205,8 @@ pub(crate) struct Entity {
     pub(crate) composite: Option<Composite>,
     /// Set where all readings are composite, so that the body itself is no leaf.
     pub(crate) only_composite: bool,
+    /// Of the composite, the first boundary is the one that everybody reads.
+    pub(crate) definite: bool,
     /// multipart, but with no boundary to find.
     pub(crate) boundary_missing: bool,
     pub(crate) encodings: Encodings,
@@ -199,6 +217,8 @@ pub(crate) struct Entity {
     /// A message, by its file name.
     pub(crate) mail_file: bool,
     pub(crate) partial: bool,
+    /// Nobody reads the header, or the body by it, in another way.
+    pub(crate) plain: bool,
     /// Too many readings, or a boundary over its limit.
     pub(crate) ambiguous: bool,
 }
@@ -253,6 +273,24 @@ impl Entity {
             None => false,
         };
 
+        let mut type_values = block.values(Field::Type);
+        let definite = only_composite
+            && match (&composite, type_values.next(), type_values.next()) {
+                (Some(Composite::Multipart { .. }), Some(value), None) => {
+                    has_definite_boundary(value)
+                }
+                (composite, ..) => *composite == Some(Composite::Message),
+            };
+        drop(type_values);
+        let plain = !block.irregular
+            && block.lines <= PLAIN_HEADER_LINES_MAX
+            && block.bytes <= PLAIN_HEADER_BYTES_MAX
+            && Fields {
+                types: block.values(Field::Type).collect(),
+                encodings: block.values(Field::Encoding).collect(),
+                dispositions: block.values(Field::Disposition).collect(),
+            }
+            .are_plain(types.first().map_or("", String::as_str), composite.as_ref());
         let file_names = file_names(names);
         let mail_file = file_names.iter().any(|name| {
             let end = name.rsplit('.').next().unwrap_or_default();
@@ -262,6 +300,7 @@ impl Entity {
             text: any(&|name| name.starts_with("text")),
             composite,
             only_composite,
+            definite,
             boundary_missing,
             encodings: encodings(block.values(Field::Encoding)),
             file_names,
@@ -269,6 +308,7 @@ impl Entity {
             encrypted: any(&|n| n == "multipart/encrypted" || n == "application/pgp-encrypted"),
             cms: any(&|n| n == "application/pkcs7-mime" || n == "application/x-pkcs7-mime"),
             partial: any(&|name| name == "message/partial"),
+            plain,
             ambiguous,
             content_type: types.swap_remove(0),
         }

@@ -13,17 +13,45 @@ use crate::Unscannable;
 /// The local header of a zip file up to its flags (APPNOTE.TXT section 4.3.7).
 const ZIP_HEAD_BYTES: usize = 7;
 
+/// Where an entity stands in the outermost structure, as the walk finds it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Place {
+    /// Start of its header in the raw message, bytes; `None` where there is no such place.
+    pub(crate) start: Option<u64>,
+    /// Whether all readers find it here, with this header.
+    pub(crate) plain: bool,
+}
+
+/// How a body ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ending {
+    /// With a delimiter, to which the end of the line before it belongs; else with the message.
+    pub(crate) delimited: bool,
+    /// Where it ends in the raw message, bytes; counts only where the entity has a [`Place`].
+    pub(crate) at: u64,
+    /// Whether all readers see this end.
+    pub(crate) plain: bool,
+}
+
+impl Ending {
+    /// Of a body that has no [`Place`].
+    pub(crate) fn nowhere(delimited: bool) -> Self {
+        Self { delimited, at: 0, plain: false }
+    }
+}
+
 /// One body.
 #[derive(Debug)]
 pub(crate) struct Leaf {
     sinks: Vec<Sink>,
+    place: Place,
     /// The end of the last line, which belongs to the delimiter if one follows.
     held_end: Vec<u8>,
 }
 
 impl Leaf {
     /// Every reading of the body as a leaf.
-    pub(crate) fn open(entity: &Entity, depth: usize, out: &mut Output) -> Self {
+    pub(crate) fn open(entity: &Entity, depth: usize, place: Place, out: &mut Output) -> Self {
         let Encodings { identity, base64, quoted_printable, uu } = entity.encodings;
         let mut sinks = Vec::new();
         let mut add = |decoder| sinks.extend(Sink::open(decoder, entity, depth, out));
@@ -39,14 +67,16 @@ impl Leaf {
         if identity {
             add(|_| Decoder::Identity);
         }
-        Self { sinks, held_end: Vec::new() }
+        let place = Place { plain: place.plain && entity.plain && sinks.len() == 1, ..place };
+        Self { sinks, place, held_end: Vec::new() }
     }
 
     /// Those readings that change the bytes; `None` where there are none.
     pub(crate) fn open_encoded(entity: &Entity, depth: usize, out: &mut Output) -> Option<Self> {
         let encodings = Encodings { identity: false, ..entity.encodings };
         let any = encodings.base64 || encodings.quoted_printable || encodings.uu;
-        any.then(|| Self::open(&Entity { encodings, ..entity.clone() }, depth, out))
+        let entity = Entity { encodings, ..entity.clone() };
+        any.then(|| Self::open(&entity, depth, Place::default(), out))
     }
 
     /// Whether one of the readings leaves the bytes as they are.
@@ -68,10 +98,11 @@ impl Leaf {
         self.held_end.extend_from_slice(piece.end);
     }
 
-    /// The body has ended, with a delimiter or with the message.
-    pub(crate) fn finish(self, delimited: bool, out: &mut Output) {
+    pub(crate) fn finish(self, ending: Ending, out: &mut Output) {
         for mut sink in self.sinks {
-            if !delimited && !self.held_end.is_empty() {
+            sink.part.range = self.place.start.map(|start| start..ending.at);
+            sink.part.is_plain = self.place.plain && ending.plain && sink.decoder.is_clean();
+            if !ending.delimited && !self.held_end.is_empty() {
                 sink.decoder.end_of_line(&self.held_end, &mut sink.buffer);
             }
             sink.finish(out);
@@ -82,10 +113,11 @@ impl Leaf {
 /// One reading of it.
 #[derive(Debug)]
 struct Sink {
-    number: u32,
+    part: PartHead,
     decoder: Decoder,
     buffer: Vec<u8>,
-    head: Vec<u8>,
+    /// Its first bytes.
+    start: Vec<u8>,
     /// Decoded text may hold uuencoded files.
     files: Option<UuFiles>,
     /// A decoded body with a structure: all of it is needed.
@@ -100,12 +132,12 @@ impl Sink {
         out: &mut Output,
     ) -> Option<Self> {
         let decoder = decoder(out.dialect);
-        let number = out.start_part(PartHead {
-            number: 0,
+        let part = out.start_part(PartHead {
             depth,
             content_type: entity.content_type.clone(),
             file_names: entity.file_names.clone(),
             verbatim: decoder.is_identity(),
+            ..PartHead::default()
         })?;
         let encoded = !decoder.is_identity();
         let kind = if entity.cms {
@@ -119,13 +151,13 @@ impl Sink {
         };
         let inner = kind.map(|kind| Inner { kind, depth, bytes: Vec::new() });
         let files = (encoded && entity.text).then(|| UuFiles::new(depth));
-        Some(Self { number, decoder, buffer: Vec::new(), head: Vec::new(), files, inner })
+        Some(Self { part, decoder, buffer: Vec::new(), start: Vec::new(), files, inner })
     }
 
     fn flush(&mut self, out: &mut Output) {
-        let room = ZIP_HEAD_BYTES.saturating_sub(self.head.len());
-        self.head.extend(self.buffer.iter().take(room));
-        if out.data(self.number, &self.buffer) {
+        let room = ZIP_HEAD_BYTES.saturating_sub(self.start.len());
+        self.start.extend(self.buffer.iter().take(room));
+        if out.data(self.part.number, &self.buffer) {
             if let Some(files) = &mut self.files {
                 files.bytes(&self.buffer, out);
             }
@@ -141,12 +173,12 @@ impl Sink {
         let oddities = self.decoder.finish(&mut self.buffer);
         out.oddities = out.oddities.or(oddities);
         self.flush(out);
-        if let [b'P', b'K', 3, 4, _, _, flags] = self.head[..]
+        if let [b'P', b'K', 3, 4, _, _, flags] = self.start[..]
             && flags & 1 == 1
         {
             out.finding(Unscannable::Encrypted);
         }
-        out.end_part(self.number);
+        out.end_part(self.part);
         if let Some(files) = self.files {
             files.finish(out);
         }

@@ -5,7 +5,7 @@
 
 use super::Output;
 use super::header::{Block, LineKind, is_content_line};
-use super::leaf::Leaf;
+use super::leaf::{Ending, Leaf};
 use super::lines::Piece;
 use crate::Unscannable;
 
@@ -83,7 +83,7 @@ impl Sniffer {
 
     fn end(&mut self, out: &mut Output) {
         if let State::Body(leaf) = std::mem::replace(&mut self.state, State::Idle) {
-            leaf.finish(true, out);
+            leaf.finish(Ending::nowhere(true), out);
         }
     }
 }

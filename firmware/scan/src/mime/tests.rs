@@ -1,3 +1,5 @@
+mod places;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -36,7 +38,11 @@ fn walk_chunks<'a>(
                     let part = walked.parts.iter_mut().find(|part| part.0.number == number);
                     part.unwrap().1.extend_from_slice(&bytes);
                 }
-                Event::PartEnd { number } => walked.ended.push(number),
+                Event::PartEnd(head) => {
+                    walked.ended.push(head.number);
+                    let part = walked.parts.iter_mut().find(|part| part.0.number == head.number);
+                    part.unwrap().0 = head;
+                }
                 Event::Finding(finding) => walked.findings.push(finding),
             }
         }

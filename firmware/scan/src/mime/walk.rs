@@ -1,10 +1,12 @@
 //! The structure: which line belongs to which header, body or delimiter.
 
 use super::files::RawFiles;
+use super::frame::{Delimiter, Frame, FrameKind, find, is_exact};
 use super::header::{Block, Composite, Encodings, Entity, LineKind, is_content_line};
-use super::leaf::Leaf;
+use super::leaf::{Ending, Leaf, Place};
 use super::lines::Piece;
 use super::params::trim;
+use super::plain::{PLAIN_DEPTH_MAX, PLAIN_PARTS_MAX};
 use super::sniff::Sniffer;
 use super::{Inner, InnerKind, Output};
 use crate::Unscannable;
@@ -28,29 +30,15 @@ pub(crate) struct Walk {
     /// How the line before ended, to tell a bare CR.
     after_bare_cr: bool,
     line_feeds: bool,
-}
-
-/// A composite entity that is open.
-#[derive(Debug)]
-struct Frame {
-    kind: FrameKind,
-    /// The same body in its encoded readings.
-    shadow: Option<Leaf>,
-}
-
-#[derive(Debug)]
-enum FrameKind {
-    Message,
-    Multipart {
-        boundaries: Vec<Vec<u8>>,
-        digest: bool,
-        /// Which of the boundaries has occurred.
-        used: Option<usize>,
-        /// The closing delimiter has been seen.
-        closed: bool,
-        /// There was a line that looks like a delimiter of nobody.
-        stray_delimiter: bool,
-    },
+    /// Something was seen that another reader may take otherwise, or for no mail at all.
+    doubtful: bool,
+    /// It is the message itself, so that places in it are places in the raw message.
+    outermost: bool,
+    /// Where the entity now open starts, bytes.
+    entity_at: u64,
+    /// Where the line before ends, without and with its end, bytes.
+    text_end: u64,
+    line_end: u64,
 }
 
 #[derive(Debug)]
@@ -59,14 +47,6 @@ enum State {
     Header { block: Block, digest: bool, leading: bool },
     /// A body; without a leaf it is a preamble or an epilogue.
     Body { leaf: Option<Leaf>, sniffer: Option<Sniffer> },
-}
-
-/// A line that is a delimiter.
-#[derive(Debug, Clone, Copy)]
-struct Delimiter {
-    frame: usize,
-    boundary: usize,
-    closing: bool,
 }
 
 impl Walk {
@@ -80,7 +60,17 @@ impl Walk {
             boundaries: 0,
             after_bare_cr: false,
             line_feeds: false,
+            doubtful: false,
+            outermost: false,
+            entity_at: 0,
+            text_end: 0,
+            line_end: 0,
         }
+    }
+
+    /// The message that the walk is about.
+    pub(crate) fn outermost() -> Self {
+        Self { outermost: true, ..Self::message(0) }
     }
 
     /// A message of which the structure is ignored.
@@ -118,15 +108,18 @@ impl Walk {
             }
         }
         match delimiter {
-            Some(delimiter) => self.cross(delimiter, out),
+            Some(delimiter) => self.cross(delimiter, piece, out),
             None => self.content(piece, out),
         }
         self.after_bare_cr = piece.end == b"\r";
+        self.doubtful |= self.after_bare_cr;
         self.line_feeds |= piece.end.ends_with(b"\n");
+        self.line_end = piece.next_at();
+        self.text_end = self.line_end.saturating_sub(piece.end.len().try_into().unwrap_or(0));
     }
 
     pub(crate) fn finish(&mut self, out: &mut Output) {
-        self.end_state(false, out);
+        self.end_state(Ending { delimited: false, at: self.line_end, plain: false }, out);
         self.close_frames(0, out);
         if let Some(files) = self.files.take() {
             files.finish(out);
@@ -138,11 +131,15 @@ impl Walk {
         match &mut self.state {
             State::Header { block, .. } if !piece.first => block.more(piece.text),
             State::Header { block, leading, .. } => match block.line(piece.text) {
-                LineKind::Blank if *leading && block.is_empty() => {}
+                LineKind::Blank if *leading && block.is_empty() => self.doubtful = true,
                 LineKind::Field => {}
-                LineKind::Blank => self.end_header(out),
+                LineKind::Blank => {
+                    self.end_header(out);
+                    self.message_starts(piece.next_at());
+                }
                 LineKind::Junk => {
                     self.end_header(out);
+                    self.message_starts(piece.at);
                     self.body(piece, out);
                 }
             },
@@ -169,8 +166,16 @@ impl Walk {
         }
     }
 
+    /// Where the header of a message starts, if one is open now.
+    fn message_starts(&mut self, at: u64) {
+        if matches!(self.state, State::Header { .. }) {
+            self.entity_at = at;
+        }
+    }
+
     fn end_header(&mut self, out: &mut Output) {
         let State::Header { block, digest, .. } = &self.state else { return };
+        self.doubtful |= self.frames.is_empty() && !block.begins_as_mail();
         out.count_header(block);
         if out.stopped {
             return;
@@ -205,9 +210,30 @@ impl Walk {
     }
 
     fn open_leaf(&mut self, entity: &Entity, depth: usize, out: &mut Output) {
-        let leaf = Leaf::open(entity, depth, out);
+        let place = Place {
+            start: (self.is_definite() && !entity.ambiguous).then_some(self.entity_at),
+            plain: self.is_plain(out),
+        };
+        let leaf = Leaf::open(entity, depth, place, out);
         let sniffer = leaf.has_identity().then(|| Sniffer::new(depth));
         self.state = State::Body { leaf: Some(leaf), sniffer };
+    }
+
+    /// Whether a leaf that starts now can be replaced where it stands.
+    fn is_definite(&self) -> bool {
+        self.outermost
+            && !self.frames.is_empty()
+            && self.frames.iter().all(|frame| frame.definite && !frame.is_closed())
+    }
+
+    /// Whether every reader finds the leaf that starts now.
+    fn is_plain(&self, out: &Output) -> bool {
+        self.outermost
+            && !self.doubtful
+            && out.findings.is_empty()
+            && out.parts < PLAIN_PARTS_MAX
+            && self.frames.len() <= PLAIN_DEPTH_MAX
+            && self.frames.iter().all(|frame| frame.plain && !frame.is_closed())
     }
 
     fn open_frame(
@@ -224,7 +250,7 @@ impl Walk {
             && let Some(shadow) = shadow.take()
         {
             out.finding(Unscannable::Ambiguous);
-            shadow.finish(true, out);
+            shadow.finish(Ending::nowhere(true), out);
         }
         let (kind, state) = match composite {
             Composite::Message => (
@@ -247,7 +273,7 @@ impl Walk {
                             composite: None,
                             ..entity.clone()
                         };
-                        Leaf::open(&plain, depth, out)
+                        Leaf::open(&plain, depth, Place::default(), out)
                     }),
                     sniffer: Some(Sniffer::new(depth)),
                 },
@@ -256,7 +282,8 @@ impl Walk {
         if let Composite::Multipart { boundaries, .. } = composite {
             self.boundaries += boundaries.len();
         }
-        self.frames.push(Frame { kind, shadow });
+        let definite = entity.definite && entity.encodings == Encodings::IDENTITY;
+        self.frames.push(Frame { kind, shadow, definite, plain: entity.plain });
         self.state = state;
     }
 
@@ -271,9 +298,11 @@ impl Walk {
         if !self.may_compare(out) {
             return None;
         }
-        let found = self.find(line, false).or_else(|| self.find(line, true));
+        let found = find(&self.frames, line);
         let Some(found) = found.filter(|_| piece.last) else {
-            self.stray(line, out);
+            for frame in &mut self.frames {
+                out.oddities.structure |= frame.stray(line);
+            }
             return None;
         };
         if self.after_bare_cr && self.line_feeds {
@@ -283,35 +312,6 @@ impl Walk {
         Some(found)
     }
 
-    /// The innermost multipart with such a delimiter; those that were closed count last.
-    fn find(&self, line: &[u8], closed_too: bool) -> Option<Delimiter> {
-        for (frame, entry) in self.frames.iter().enumerate().rev() {
-            let FrameKind::Multipart { boundaries, closed, .. } = &entry.kind else { continue };
-            if *closed != closed_too {
-                continue;
-            }
-            for (boundary, text) in boundaries.iter().enumerate() {
-                let Some(rest) = line.strip_prefix(text.as_slice()) else { continue };
-                if rest.is_empty() || rest == b"--" {
-                    return Some(Delimiter { frame, boundary, closing: !rest.is_empty() });
-                }
-            }
-        }
-        None
-    }
-
-    /// A line with `--` that is no delimiter to us: who compares beginnings only may see one.
-    fn stray(&mut self, line: &[u8], out: &mut Output) {
-        for frame in &mut self.frames {
-            if let FrameKind::Multipart { boundaries, stray_delimiter, .. } = &mut frame.kind {
-                *stray_delimiter |= !line.is_empty();
-                if boundaries.iter().any(|boundary| line.starts_with(boundary)) {
-                    out.oddities.structure = true;
-                }
-            }
-        }
-    }
-
     /// A delimiter behind blanks or control characters, which some clients strip.
     fn disguised(&self, text: &[u8], out: &mut Output) {
         if text.first().is_none_or(|&c| c > b' ' && c != 0x7f) {
@@ -319,7 +319,7 @@ impl Walk {
         }
         if let Some(line) = trim(text).strip_prefix(b"--")
             && self.may_compare(out)
-            && self.find(line, false).or_else(|| self.find(line, true)).is_some()
+            && find(&self.frames, line).is_some()
         {
             out.oddities.structure = true;
         }
@@ -335,19 +335,19 @@ impl Walk {
     }
 
     /// A delimiter: everything inside its multipart ends.
-    fn cross(&mut self, delimiter: Delimiter, out: &mut Output) {
+    fn cross(&mut self, delimiter: Delimiter, piece: Piece<'_>, out: &mut Output) {
+        let plain = is_exact(&self.frames, delimiter, piece.text);
         // A header that ends here had no body; its entity still counts.
         if matches!(&self.state, State::Header { block, .. } if !block.is_empty()) {
             self.end_header(out);
         }
-        self.end_state(true, out);
+        self.end_state(Ending { delimited: true, at: self.text_end, plain }, out);
         self.close_frames(delimiter.frame + 1, out);
         let depth = self.base_depth + self.frames.len();
-        let Some(Frame { kind: FrameKind::Multipart { used, closed, digest, .. }, .. }) =
-            self.frames.get_mut(delimiter.frame)
-        else {
-            return;
-        };
+        let Some(frame) = self.frames.get_mut(delimiter.frame) else { return };
+        frame.plain &= plain || delimiter.closing;
+        frame.definite &= delimiter.boundary == 0;
+        let FrameKind::Multipart { used, closed, digest, .. } = &mut frame.kind else { return };
         if used.is_some_and(|used| used != delimiter.boundary) {
             // Two boundaries, and both occur: nobody knows which one a client takes.
             out.finding(Unscannable::Ambiguous);
@@ -362,18 +362,21 @@ impl Walk {
             self.state = State::Body { leaf: None, sniffer: Some(Sniffer::new(depth)) };
         } else {
             self.state = State::Header { block: Block::default(), digest: *digest, leading: false };
+            self.entity_at = piece.next_at();
         }
     }
 
-    fn end_state(&mut self, delimited: bool, out: &mut Output) {
+    fn end_state(&mut self, ending: Ending, out: &mut Output) {
         // A header that the message ends in.
-        if matches!(&self.state, State::Header { block, .. } if !block.is_empty()) && !delimited {
+        if matches!(&self.state, State::Header { block, .. } if !block.is_empty())
+            && !ending.delimited
+        {
             self.end_header(out);
         }
         let over = State::Body { leaf: None, sniffer: None };
         if let State::Body { leaf, sniffer } = std::mem::replace(&mut self.state, over) {
             if let Some(leaf) = leaf {
-                leaf.finish(delimited, out);
+                leaf.finish(ending, out);
             }
             if let Some(sniffer) = sniffer {
                 sniffer.finish(out);
@@ -394,7 +397,7 @@ impl Walk {
                 out.finding(Unscannable::Ambiguous);
             }
             if let Some(shadow) = frame.shadow {
-                shadow.finish(true, out);
+                shadow.finish(Ending::nowhere(true), out);
             }
         }
     }
