@@ -23,12 +23,14 @@ mod frame;
 mod header;
 mod leaf;
 mod lines;
+mod names;
 mod params;
 mod plain;
 mod quoted;
 mod sniff;
 mod uu;
 mod walk;
+mod words;
 mod yenc;
 
 pub use decode::{Dialect, Oddities};

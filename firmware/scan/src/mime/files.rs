@@ -1,7 +1,7 @@
 //! Files that stand in texts, uuencoded or as yEnc, each a part of its own.
 
-use super::header::clean_name;
 use super::lines::Piece;
+use super::names::clean_name;
 use super::{EVENT_BYTES, Output, PartHead, uu, yenc};
 
 /// The files in the raw lines of a message, whatever its structure says.

@@ -3,11 +3,13 @@
 //! Every field that is given twice counts in each of its readings. Entry: [`Block`], then
 //! [`Block::entity`].
 
-use super::params::{READINGS_MAX, decode_words, readings, strip_comments, trim};
+use super::names::{Sources, names};
+use super::params::{READINGS_MAX, readings, strip_comments, trim};
 use super::plain::{
     Fields, PLAIN_HEADER_BYTES_MAX, PLAIN_HEADER_LINES_MAX, begins_as_mail, has_definite_boundary,
     is_regular_name,
 };
+use super::words::decode_words;
 
 /// Most bytes of one header, all fields together.
 pub(crate) const HEADER_BYTES_MAX: usize = 1024 * 1024;
@@ -18,8 +20,8 @@ const CONTENT_BYTES_MAX: usize = 64 * 1024;
 pub(crate) const CONTENT_TOTAL_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest boundary that is looked for, bytes (RFC 2046 allows 70).
 pub(crate) const BOUNDARY_BYTES_MAX: usize = 4096;
-/// Longest file name that is kept, characters.
-const FILE_NAME_CHARS_MAX: usize = 255;
+/// Longest content type that is kept, characters.
+const TYPE_CHARS_MAX: usize = 255;
 
 /// Ends of the names of files that mail programs open as messages.
 const MAIL_FILES: &[&str] = &["eml", "mht", "mhtml", "nws"];
@@ -35,12 +37,16 @@ pub(crate) enum LineKind {
     Junk,
 }
 
-/// The three fields that matter here.
+/// The fields that matter here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
     Type,
     Encoding,
     Disposition,
+    /// A name, in some clients' eyes.
+    Description,
+    /// A URL whose end is a name.
+    Location,
     Other,
 }
 
@@ -148,11 +154,9 @@ impl Block {
 pub(crate) fn is_content_line(line: &[u8]) -> bool {
     let line = trim(line);
     line.get(..8).is_some_and(|start| start.eq_ignore_ascii_case(b"content-"))
-        && line
-            .iter()
-            .position(|&c| c == b':')
-            .and_then(|colon| line.get(..colon))
-            .is_some_and(|name| field(name) != Field::Other)
+        && line.iter().position(|&c| c == b':').and_then(|colon| line.get(..colon)).is_some_and(
+            |name| matches!(field(name), Field::Type | Field::Encoding | Field::Disposition),
+        )
 }
 
 /// Blanks and control characters in and about the name do not count.
@@ -163,6 +167,8 @@ fn field(name: &[u8]) -> Field {
         b"content-type" => Field::Type,
         b"content-transfer-encoding" => Field::Encoding,
         b"content-disposition" => Field::Disposition,
+        b"content-description" | b"content-name" | b"x-sun-data-name" => Field::Description,
+        b"content-location" => Field::Location,
         _ => Field::Other,
     }
 }
@@ -227,14 +233,9 @@ impl Entity {
     fn new(block: &Block, digest: bool) -> Self {
         let mut types: Vec<String> = Vec::new();
         let mut boundaries: Vec<Vec<u8>> = Vec::new();
-        let mut names: Vec<Vec<u8>> = Vec::new();
         for value in block.values(Field::Type) {
             types.extend(type_readings(value));
             boundaries.extend(readings(value, "boundary"));
-            names.extend(readings(value, "name"));
-        }
-        for value in block.values(Field::Disposition) {
-            names.extend(readings(value, "filename"));
         }
         if types.is_empty() {
             types.push(if digest { "message/rfc822" } else { "text/plain" }.to_owned());
@@ -291,7 +292,13 @@ impl Entity {
                 dispositions: block.values(Field::Disposition).collect(),
             }
             .are_plain(types.first().map_or("", String::as_str), composite.as_ref());
-        let file_names = file_names(names);
+        let (file_names, over_names) = names(&Sources {
+            dispositions: block.values(Field::Disposition).collect(),
+            types: block.values(Field::Type).collect(),
+            descriptions: block.values(Field::Description).collect(),
+            locations: block.values(Field::Location).collect(),
+        });
+        ambiguous |= over_names;
         let mail_file = file_names.iter().any(|name| {
             let end = name.rsplit('.').next().unwrap_or_default();
             MAIL_FILES.iter().any(|kind| end.trim_end().eq_ignore_ascii_case(kind))
@@ -323,14 +330,14 @@ fn is_message(name: &str) -> bool {
 fn type_readings(value: &[u8]) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     let words = decode_words(value);
-    for text in [Some(strip_comments(value)), Some(value.to_vec()), words].into_iter().flatten() {
+    for text in [strip_comments(value), value.to_vec()].into_iter().chain(words) {
         let end = text.iter().position(|&c| c == b';' || c == b',').unwrap_or(text.len());
         let head = trim(text.get(..end).unwrap_or_default());
         let name: String = head
             .iter()
             .filter(|c| c.is_ascii_graphic() && !matches!(c, b'"' | b'\\'))
             .map(|c| char::from(c.to_ascii_lowercase()))
-            .take(FILE_NAME_CHARS_MAX)
+            .take(TYPE_CHARS_MAX)
             .collect();
         if !name.is_empty() && !out.contains(&name) {
             out.push(name);
@@ -361,22 +368,6 @@ fn encodings<'a>(values: impl Iterator<Item = &'a [u8]>) -> Encodings {
     }
     out.identity |= none;
     out
-}
-
-fn file_names(names: Vec<Vec<u8>>) -> Vec<String> {
-    let mut out: Vec<String> = Vec::new();
-    for name in names {
-        let name = clean_name(&String::from_utf8_lossy(&name));
-        if !name.is_empty() && out.len() < READINGS_MAX && !out.contains(&name) {
-            out.push(name);
-        }
-    }
-    out
-}
-
-/// A file name without control characters, cut to its limit.
-pub(crate) fn clean_name(name: &str) -> String {
-    name.chars().filter(|c| !c.is_control()).take(FILE_NAME_CHARS_MAX).collect()
 }
 
 #[cfg(test)]
@@ -461,12 +452,6 @@ mod tests {
             block.line(&[b' '; 100]);
         }
         assert!(block.is_overfull() && block.content_bytes < 2 * CONTENT_BYTES_MAX);
-    }
-
-    #[test]
-    fn file_names_have_no_control_characters() {
-        let names = entity("Content-Disposition: attachment; filename*=''a%00%1b%0db").file_names;
-        assert!(names.iter().any(|name| name == "ab"), "{names:?}");
     }
 
     proptest! {

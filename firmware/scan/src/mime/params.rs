@@ -3,8 +3,7 @@
 //!
 //! Entry: [`readings`]. Works on unfolded values; does no IO.
 
-use super::base64::base64;
-use super::decode::digit;
+use super::words::{decode_words, percent, unescape_percent};
 
 /// Most readings of one parameter that are kept. More make the structure ambiguous.
 pub(crate) const READINGS_MAX: usize = 32;
@@ -25,7 +24,7 @@ pub(crate) fn readings(value: &[u8], wanted: &str) -> Vec<Vec<u8>> {
     search(value, wanted, &mut out);
     // Encoded words are not allowed in parameters, and decoded by most.
     for at in 0..out.len() {
-        if let Some(plain) = out.get(at).and_then(|reading| decode_words(reading)) {
+        for plain in out.get(at).map(|reading| decode_words(reading)).unwrap_or_default() {
             add(&mut out, plain);
         }
     }
@@ -56,36 +55,6 @@ pub(crate) fn strip_comments(value: &[u8]) -> Vec<u8> {
         }
     }
     out
-}
-
-/// Decodes encoded words (RFC 2047); `None` where there are none.
-pub(crate) fn decode_words(text: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::new();
-    let mut rest = text;
-    let mut found = false;
-    while let Some(at) = rest.windows(2).position(|pair| pair == b"=?") {
-        let (before, word) = rest.split_at(at);
-        let inner = word.get(2..)?;
-        let mut fields = inner.splitn(4, |&c| c == b'?');
-        let (charset, kind, body) = (fields.next(), fields.next(), fields.next());
-        let tail = fields.next();
-        let (Some(charset), Some(kind), Some(body), Some(tail)) = (charset, kind, body, tail)
-        else {
-            break;
-        };
-        if !(found && before.trim_ascii().is_empty()) {
-            out.extend_from_slice(before);
-        }
-        let decoded = match kind {
-            b"B" | b"b" => base64(body),
-            _ => decode_q(body),
-        };
-        out.extend(narrow(charset, decoded));
-        found = true;
-        rest = tail.strip_prefix(b"=").unwrap_or(tail);
-    }
-    out.extend_from_slice(rest);
-    found.then_some(out)
 }
 
 struct Parameter<'a> {
@@ -281,62 +250,6 @@ fn unescape(text: &[u8]) -> Vec<u8> {
     text.iter().copied().filter(|&c| c != b'\\').collect()
 }
 
-/// `charset'language'%xx` (RFC 2231 section 4), the first two perhaps missing.
-fn percent(value: &[u8]) -> Vec<u8> {
-    let mut fields = value.splitn(3, |&c| c == b'\'');
-    match (fields.next(), fields.next(), fields.next()) {
-        (Some(charset), Some(_), Some(text)) => narrow(charset, unescape_percent(text)),
-        _ => unescape_percent(value),
-    }
-}
-
-fn unescape_percent(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        if let (b'%', [high, low, after @ ..]) = (byte, tail)
-            && let (Some(high), Some(low)) = (digit(*high), digit(*low))
-        {
-            out.push(high << 4 | low);
-            rest = after;
-        } else {
-            out.push(byte);
-        }
-    }
-    out
-}
-
-fn decode_q(text: &[u8]) -> Vec<u8> {
-    let swapped: Vec<u8> = text
-        .iter()
-        .map(|&c| match c {
-            b'_' => b' ',
-            b'=' => b'%',
-            c => c,
-        })
-        .collect();
-    unescape_percent(&swapped)
-}
-
-/// UTF-16 to UTF-8; all other charsets have ASCII in them and stay as they are.
-fn narrow(charset: &[u8], bytes: Vec<u8>) -> Vec<u8> {
-    let charset = charset.to_ascii_lowercase();
-    let little = charset.starts_with(b"utf-16le") || bytes.starts_with(&[0xff, 0xfe]);
-    if !charset.starts_with(b"utf-16") {
-        return bytes;
-    }
-    let units = bytes.chunks_exact(2).map(|pair| match *pair {
-        [a, b] if little => u16::from_le_bytes([a, b]),
-        [a, b] => u16::from_be_bytes([a, b]),
-        _ => 0,
-    });
-    let text: String = char::decode_utf16(units.filter(|&unit| unit != 0xfeff))
-        .map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER))
-        .collect();
-    text.into_bytes()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -381,6 +294,14 @@ mod tests {
             "attachment; filename=\"=?utf-8?B?ZWljYXIuY29t?=\"",
             "attachment; filename==?utf-8?Q?eicar=2Ecom?=",
             "attachment; filename*=utf-16be''%00e%00i%00c%00a%00r%00.%00c%00o%00m",
+            "attachment; filename*=utf-16''e%00i%00c%00a%00r%00.%00c%00o%00m%00",
+            "attachment; filename*0=\"=?utf-8?B?ZWljYX\"; filename*1=\"IuY29t?=\"",
+            "attachment; filename=\"=?utf-8?B?ZWljYX?= =?utf-8?B?IuY29t?=\"",
+            "attachment; \"filename\"=eicar.com",
+            "attachment filename=eicar.com",
+            "attachment; filename=\"eicar.com",
+            "attachment; filename=eicar(.gif).com(.gif)",
+            "attachment; FILENAME*00=eicar.; FileName*01=com",
         ] {
             assert!(read(value, "filename").contains(&"eicar.com".to_owned()), "{value}");
         }
@@ -396,7 +317,6 @@ mod tests {
         #[test]
         fn arbitrary_values(value: Vec<u8>) {
             readings(&value, "boundary");
-            decode_words(&value);
             strip_comments(&value);
         }
 
