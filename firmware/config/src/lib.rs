@@ -15,7 +15,7 @@ pub use document::Document;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
+use serde::de::{Deserialize as _, DeserializeOwned, Deserializer, Error as _, Unexpected};
 
 /// Largest settings file that is read, in bytes: far more than anybody writes by hand.
 pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -48,6 +48,22 @@ pub fn invalid(
             remedy: remedy.into(),
         },
     }
+}
+
+/// For `#[serde(deserialize_with = "config::within::<_, MIN, MAX>")]`: a whole number from `MIN` to
+/// `MAX`, both included. Checked while parsing, so that the error knows its line.
+///
+/// # Errors
+/// The value is no whole number, or out of the range.
+pub fn within<'de, D: Deserializer<'de>, const MIN: u64, const MAX: u64>(
+    deserializer: D,
+) -> Result<u64, D::Error> {
+    let value = u64::deserialize(deserializer)?;
+    if (MIN..=MAX).contains(&value) {
+        return Ok(value);
+    }
+    let expected = format!("a whole number from {MIN} to {MAX}");
+    Err(D::Error::invalid_value(Unexpected::Unsigned(value), &expected.as_str()))
 }
 
 /// Where in which file. Displays as `FILE:LINE`, or `FILE` where no line is to blame.

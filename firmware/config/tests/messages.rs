@@ -208,3 +208,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_number_out_of_its_range_is_blamed_on_its_line() {
+    #[derive(Debug, Deserialize)]
+    struct Limits {
+        #[serde(deserialize_with = "config::within::<_, 3, 90>")]
+        days_max: u64,
+    }
+    let read = |value: &str| {
+        let document = Document::from_text("avr.toml", format!("\ndays_max = {value}\n"));
+        document.parse::<Limits>().map(|limits| limits.days_max).map_err(|error| error.to_string())
+    };
+    assert_eq!((read("3"), read("90")), (Ok(3), Ok(90)));
+    for bad in ["2", "91", "18446744073709551615"] {
+        let error = read(bad).unwrap_err();
+        assert!(error.starts_with("avr.toml:2: `days_max`: "), "{error}");
+        assert!(error.ends_with("; write a whole number from 3 to 90 instead"), "{error}");
+    }
+}

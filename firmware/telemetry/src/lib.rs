@@ -1,7 +1,7 @@
 //! What every program of this workspace does the same way about its logs.
 //!
 //! Purpose: set up `tracing`, render an error with all its causes on one line, and make bytes that a
-//! peer chose harmless before they reach a log ([`escape`]). Must not depend on any other crate of
+//! peer chose harmless before they reach a log ([`escape`], [`harmless`]). Must not depend on any other crate of
 //! the workspace. Entry: [`init`].
 #![forbid(unsafe_code)]
 
@@ -57,6 +57,37 @@ pub fn escape(bytes: &[u8]) -> Escaped<'_> {
     Escaped(bytes)
 }
 
+/// Text of a peer for people to read: UTF-8 with at most `bytes_max` bytes. What would steer a terminal
+/// or turn the reading direction round becomes U+FFFD, as does what is no UTF-8; a text that was cut
+/// ends in `…`.
+#[must_use]
+pub fn harmless(bytes: &[u8], bytes_max: usize) -> String {
+    // What is cut off anyway is not looked at: a character has at most four bytes.
+    let looked_at = bytes.get(..bytes_max.saturating_add(4)).unwrap_or(bytes);
+    let mut text: String = String::from_utf8_lossy(looked_at)
+        .chars()
+        .map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c })
+        .collect();
+    if text.len() > bytes_max {
+        const CUT: char = '…';
+        let mut end = bytes_max.saturating_sub(CUT.len_utf8());
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push(CUT);
+    }
+    text
+}
+
+/// Control characters, line separators, and the marks that turn the reading direction (Unicode
+/// Standard Annex 9).
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(c, '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
 /// Renders as printable ASCII; see [`escape`].
 #[derive(Clone, Copy)]
 pub struct Escaped<'a>(&'a [u8]);
@@ -93,6 +124,20 @@ mod tests {
         let shown = escape(&[b'x'; 1000]).to_string();
         assert!(shown.starts_with(&"x".repeat(PEER_STRING_BYTES_MAX)));
         assert!(shown.ends_with("(1000 bytes)"));
+    }
+
+    #[test]
+    fn texts_of_peers_stay_readable_and_steer_nothing() {
+        assert_eq!(harmless("見積書\t2026".as_bytes(), 100), "見積書\u{fffd}2026");
+        assert_eq!(harmless(b"a\x1b[31m\xffb", 100), "a\u{fffd}[31m\u{fffd}b");
+        assert_eq!(harmless("fdp.\u{202e}exe\u{85}".as_bytes(), 100), "fdp.\u{fffd}exe\u{fffd}");
+        assert_eq!(harmless("ありがとう".as_bytes(), 15), "ありがとう");
+        assert_eq!(harmless("ありがとう".as_bytes(), 14), "ありが…");
+        // A replacement is longer than the byte that it stands for.
+        for bytes_max in 3..40 {
+            let text = harmless(&[0xff; 64], bytes_max);
+            assert!(text.len() <= bytes_max && text.ends_with('…'), "{bytes_max} {text}");
+        }
     }
 
     #[test]
