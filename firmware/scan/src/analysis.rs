@@ -12,7 +12,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -110,7 +110,7 @@ impl<'r> Analyzer<'r> {
             keys: RandomState::new(),
             analysis: Analysis::default(),
         };
-        let outermost = Origin { part: 0, depth: 0, is_outermost: true };
+        let outermost = Origin { part: 0, range: None, depth: 0, is_outermost: true };
         // Whether it came to its end shows in the analysis.
         let _ = inspection.mail(raw, &outermost);
         inspection.analysis
@@ -118,10 +118,12 @@ impl<'r> Analyzer<'r> {
 }
 
 /// Where an object comes from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Origin {
     /// Part of the outermost message; 0 for that itself.
     part: u32,
+    /// Where that part's entity stands in the message, if it can be told.
+    range: Option<Range<u64>>,
     /// Containers, and mails in containers, around it.
     depth: usize,
     /// Of the message that crosses, not of one found inside.
@@ -146,7 +148,7 @@ struct Inspection<'a, 'r> {
 
 /// A part being collected.
 struct Part {
-    head: PartHead,
+    number: u32,
     bytes: Vec<u8>,
 }
 
@@ -171,7 +173,12 @@ impl Inspection<'_, '_> {
     }
 
     /// One reading of a message.
-    fn walk(&mut self, mut walker: Walker, raw: &[u8], origin: &Origin) -> ControlFlow<(), Oddities> {
+    fn walk(
+        &mut self,
+        mut walker: Walker,
+        raw: &[u8],
+        origin: &Origin,
+    ) -> ControlFlow<(), Oddities> {
         let mut open: Vec<Part> = Vec::new();
         for step in raw.chunks(WALK_STEP_BYTES) {
             walker.feed(step);
@@ -196,16 +203,18 @@ impl Inspection<'_, '_> {
     fn take(&mut self, walker: &mut Walker, open: &mut Vec<Part>, origin: &Origin) -> Flow {
         while let Some(event) = walker.poll_event() {
             match event {
-                Event::PartStart(head) => open.push(Part { head, bytes: Vec::new() }),
+                Event::PartStart(head) => {
+                    open.push(Part { number: head.number, bytes: Vec::new() });
+                }
                 Event::PartData { number, bytes } => {
-                    if let Some(part) = open.iter_mut().find(|part| part.head.number == number) {
+                    if let Some(part) = open.iter_mut().find(|part| part.number == number) {
                         part.bytes.extend_from_slice(&bytes);
                     }
                 }
-                Event::PartEnd { number } => {
-                    if let Some(at) = open.iter().position(|part| part.head.number == number) {
+                Event::PartEnd(head) => {
+                    if let Some(at) = open.iter().position(|part| part.number == head.number) {
                         let part = open.swap_remove(at);
-                        self.part(&part, origin)?;
+                        self.part(&head, &part.bytes, origin)?;
                     }
                 }
                 Event::Finding(reason) => self.note(reason),
@@ -215,14 +224,17 @@ impl Inspection<'_, '_> {
     }
 
     /// A decoded part of a message.
-    fn part(&mut self, part: &Part, origin: &Origin) -> Flow {
-        let Part { head, bytes } = part;
-        let number = if origin.is_outermost { head.number } else { origin.part };
-        let origin = Origin { part: number, depth: origin.depth + 1, is_outermost: false };
-        let is_wanted = match self.wanted {
-            Export::Nothing => false,
-            Export::Odd => !head.verbatim,
-            Export::Parts => true,
+    fn part(&mut self, head: &PartHead, bytes: &[u8], origin: &Origin) -> Flow {
+        let inside = Origin { depth: origin.depth + 1, is_outermost: false, ..origin.clone() };
+        let (origin, is_wanted) = if origin.is_outermost {
+            let is_wanted = match self.wanted {
+                Export::Nothing => false,
+                Export::Odd => !head.verbatim && !head.is_plain,
+                Export::Parts => true,
+            };
+            (Origin { part: head.number, range: head.range.clone(), ..inside }, is_wanted)
+        } else {
+            (inside, false)
         };
         self.object(bytes, &head.file_names, &origin, is_wanted)
     }
@@ -270,6 +282,7 @@ impl Inspection<'_, '_> {
                         engine: engine.to_owned(),
                         part: origin.part,
                         file_name: names.first().cloned(),
+                        range: origin.range.clone(),
                     });
                     return Flow::Break(());
                 }
@@ -305,7 +318,7 @@ impl Inspection<'_, '_> {
             self.container(bytes, format, origin)?;
         }
         if is_mail {
-            self.mail(bytes, &Origin { depth: origin.depth + 1, ..*origin })?;
+            self.mail(bytes, &Origin { depth: origin.depth + 1, ..origin.clone() })?;
         }
         Flow::Continue(())
     }
@@ -314,7 +327,7 @@ impl Inspection<'_, '_> {
     /// budget serves all, and unpacks one container at a time.
     fn container(&mut self, bytes: &[u8], format: unpack::Format, origin: &Origin) -> Flow {
         let Some(mut budget) = self.budget.take() else { return Flow::Continue(()) };
-        let origin = Origin { depth: origin.depth + 1, ..*origin };
+        let origin = Origin { depth: origin.depth + 1, ..origin.clone() };
         let mut inner: Vec<Vec<u8>> = Vec::new();
         let mut flow = Flow::Continue(());
         let troubles = unpack::unpack(bytes, format, &mut budget, &mut |member| {
@@ -374,9 +387,22 @@ fn is_container(bytes: &[u8], origin: &Origin) -> bool {
 /// begins with.
 fn looks_like_mail(bytes: &[u8]) -> bool {
     const FIRST_FIELDS: [&str; 16] = [
-        "received", "return-path", "from", "to", "subject", "date", "message-id", "mime-version",
-        "content-type", "delivered-to", "x-", "dkim-signature", "authentication-results", "sender",
-        "reply-to", "arc-",
+        "received",
+        "return-path",
+        "from",
+        "to",
+        "subject",
+        "date",
+        "message-id",
+        "mime-version",
+        "content-type",
+        "delivered-to",
+        "x-",
+        "dkim-signature",
+        "authentication-results",
+        "sender",
+        "reply-to",
+        "arc-",
     ];
     let line = bytes.split(|byte| *byte == b'\n').find(|line| !line.trim_ascii().is_empty());
     let Some(line) = line else { return false };

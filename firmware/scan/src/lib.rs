@@ -19,6 +19,7 @@ pub mod yara;
 pub use engine::{Engine, EngineOutcome, Object};
 pub use pipeline::{MailScan, OBJECTS_AT_ONCE_MAX, Scanner};
 
+use std::ops::Range;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -36,7 +37,7 @@ pub enum Verdict {
 }
 
 /// What an engine found, and where.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Finding {
     /// The engine's name for it; printable ASCII, at most [`FINDING_NAME_BYTES_MAX`].
     pub name: String,
@@ -46,7 +47,12 @@ pub struct Finding {
     pub part: u32,
     /// File name of the part, where it has one (control characters removed).
     pub file_name: Option<String>,
+    /// Where the part's entity stands in the message, in bytes: another entity may be put there.
+    pub range: Option<Range<u64>>,
 }
+
+/// Name of the engine that finds what the operator blocks by name or kind.
+pub const BLOCK: &str = "block";
 
 /// Longest name of a finding that is kept.
 pub const FINDING_NAME_BYTES_MAX: usize = 128;
@@ -180,12 +186,10 @@ impl Limits {
 pub struct EngineReport {
     /// Which.
     pub name: String,
-    /// Objects it was asked about.
-    pub objects: u32,
-    /// Longest wait for its answer.
+    /// `clean`, `infected: NAME`, or why it could not say.
+    pub outcome: String,
+    /// Longest wait for an answer.
     pub time: Duration,
-    /// Objects without an answer.
-    pub failed: u32,
 }
 
 /// A verdict with what led to it.

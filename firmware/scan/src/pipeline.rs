@@ -178,8 +178,9 @@ impl<'a> Judgement<'a> {
         let started = Instant::now();
         let analysis = self.analyze(content, deadline).await;
         let time = started.elapsed();
-        let report = EngineReport { name: ANALYSIS.to_owned(), objects: 1, time, failed: 0 };
-        self.engines.insert(ANALYSIS.to_owned(), report);
+        let outcome = outcome_of(&analysis);
+        let name = ANALYSIS.to_owned();
+        self.engines.insert(name.clone(), EngineReport { name, outcome, time });
         match analysis {
             Ok(analysis) => self.take_analysis(analysis),
             Err(error) => self.take_failure(&error),
@@ -194,7 +195,11 @@ impl<'a> Judgement<'a> {
 
     /// A worker takes the mail apart, and the engines get what it hands out. It goes on to its end
     /// even if this session does not: a worker that is stopped has to be replaced.
-    async fn analyze(&mut self, content: &Spooled, deadline: Instant) -> Result<Analysis, PoolError> {
+    async fn analyze(
+        &mut self,
+        content: &Spooled,
+        deadline: Instant,
+    ) -> Result<Analysis, PoolError> {
         let engines = &self.shared.engines;
         let export = engines
             .iter()
@@ -261,21 +266,13 @@ impl<'a> Judgement<'a> {
 
     fn take(&mut self, done: Done) {
         let Done { order, engine, part, file_name, outcome, time } = done;
-        let report = self.engines.entry(engine.clone()).or_insert_with(|| EngineReport {
-            name: engine.clone(),
-            objects: 0,
-            time: Duration::ZERO,
-            failed: 0,
-        });
-        report.objects += 1;
-        report.time = report.time.max(time);
-        report.failed += u32::from(matches!(outcome, EngineOutcome::Failed(_)));
+        self.report(&engine, &outcome, time);
         let unscannable = &mut self.unscannable;
         match outcome {
             EngineOutcome::Clean => {}
             EngineOutcome::Found(name) => {
                 let name = printable(&name, FINDING_NAME_BYTES_MAX);
-                let finding = Finding { name, engine, part, file_name };
+                let finding = Finding { name, engine, part, file_name, range: None };
                 if self.found.as_ref().is_none_or(|(kept, _)| order < *kept) {
                     self.found = Some((order, finding));
                 }
@@ -291,6 +288,29 @@ impl<'a> Judgement<'a> {
         }
     }
 
+    /// Of an engine that is asked about several objects, what matters most is reported.
+    fn report(&mut self, engine: &str, outcome: &EngineOutcome, time: Duration) {
+        let report = self.engines.entry(engine.to_owned()).or_insert_with(|| EngineReport {
+            name: engine.to_owned(),
+            outcome: CLEAN.to_owned(),
+            time: Duration::ZERO,
+        });
+        report.time = report.time.max(time);
+        let has_found = report.outcome.starts_with(FOUND);
+        match outcome {
+            EngineOutcome::Clean => {}
+            EngineOutcome::Found(name) => {
+                report.outcome = format!("{FOUND}: {}", printable(name, FINDING_NAME_BYTES_MAX));
+            }
+            _ if has_found => {}
+            EngineOutcome::Encrypted => "encrypted".clone_into(&mut report.outcome),
+            EngineOutcome::OverSize => "too large".clone_into(&mut report.outcome),
+            EngineOutcome::Limit(why) | EngineOutcome::Failed(why) => {
+                report.outcome = printable(why, OUTCOME_BYTES_MAX);
+            }
+        }
+    }
+
     fn finish(self) -> (Verdict, u32, Vec<EngineReport>) {
         let verdict = match (self.found, self.unscannable) {
             (Some((_, finding)), _) => Verdict::Infected(finding),
@@ -298,6 +318,24 @@ impl<'a> Judgement<'a> {
             (None, None) => Verdict::Clean,
         };
         (verdict, self.parts, self.engines.into_values().collect())
+    }
+}
+
+/// How outcomes are reported.
+const CLEAN: &str = "clean";
+const FOUND: &str = "infected";
+/// Longest text of an outcome that is reported, bytes.
+const OUTCOME_BYTES_MAX: usize = 128;
+
+/// What the analysis came to, in a few words.
+fn outcome_of(analysis: &Result<Analysis, PoolError>) -> String {
+    match analysis {
+        Ok(Analysis { found: Some(finding), .. }) => format!("{FOUND}: {}", finding.name),
+        Ok(Analysis { unscannable: Some(why), .. } | Analysis { unopened: Some(why), .. }) => {
+            why.to_string()
+        }
+        Ok(_) => CLEAN.to_owned(),
+        Err(error) => error.to_string(),
     }
 }
 

@@ -123,18 +123,13 @@ pub fn serve(
         reader.by_ref().take(bytes).read_to_end(&mut mail)?;
         let mut failed = None;
         let stop: unpack::Stop = Arc::new(move || now().saturating_duration_since(started) >= time);
-        let analysis = analyzer.analyze(
-            &mail,
-            export,
-            &stop,
-            &mut |part, file_name, bytes| {
-                let file_name = file_name.map(str::to_owned);
-                let object = Answer::Object { part, file_name, bytes: bytes.len() as u64 };
-                if failed.is_none() {
-                    failed = send(&mut socket, &object, bytes).err();
-                }
-            },
-        );
+        let analysis = analyzer.analyze(&mail, export, &stop, &mut |part, file_name, bytes| {
+            let file_name = file_name.map(str::to_owned);
+            let object = Answer::Object { part, file_name, bytes: bytes.len() as u64 };
+            if failed.is_none() {
+                failed = send(&mut socket, &object, bytes).err();
+            }
+        });
         if let Some(error) = failed {
             return Err(error);
         }

@@ -69,7 +69,6 @@ pub enum RulesError {
     },
 }
 
-
 /// Rules that compiled, with how many there are.
 #[derive(Debug)]
 pub struct CompiledRules {

@@ -184,11 +184,11 @@ impl Edited {
                 let bytes = start + entity.len() + length.saturating_sub(end);
                 let command = Bytes::from(format!("BDAT {bytes} LAST\r\n"));
                 std::iter::once(Item::Bytes(command))
-                    .chain(
-                        stretches
-                            .into_iter()
-                            .map(|(spooled, at, end)| Item::Spooled { spooled, at, end }),
-                    )
+                    .chain(stretches.into_iter().map(|(spooled, at, end)| Item::Spooled {
+                        spooled,
+                        at,
+                        end,
+                    }))
                     .collect()
             }
         }

@@ -11,9 +11,9 @@ use quarantine::{Meta, Vault};
 use scan::{Finding, MailScan, Report, Verdict};
 use tracing::warn;
 
+use crate::Facts;
 use crate::hold::Edited;
 use crate::policy::{Action, Direction, Policy, Rule};
-use crate::Facts;
 
 /// What [`Case::judge`] gives.
 pub(crate) type Judging = Pin<Box<dyn Future<Output = Judgement> + Send>>;
@@ -183,11 +183,15 @@ impl Case {
             message_id: report.summary.message_id.clone(),
             bytes: report.bytes,
             parts: report.parts,
-            engines: report.engines.iter().map(|engine| EngineRun {
-                name: engine.name.clone(),
-                outcome: engine.outcome.clone(),
-                ms: millis(engine.time),
-            }).collect(),
+            engines: report
+                .engines
+                .iter()
+                .map(|engine| EngineRun {
+                    name: engine.name.clone(),
+                    outcome: engine.outcome.clone(),
+                    ms: millis(engine.time),
+                })
+                .collect(),
             verdict,
             name,
             reason,

@@ -207,9 +207,10 @@ impl Policy {
             return false;
         }
         let sender = envelope.mail_from.to_ascii_lowercase();
-        self.unscanned_senders.iter().map(String::as_bytes).any(|listed| {
-            sender == listed || listed.starts_with(b"@") && sender.ends_with(listed)
-        })
+        self.unscanned_senders
+            .iter()
+            .map(String::as_bytes)
+            .any(|listed| sender == listed || listed.starts_with(b"@") && sender.ends_with(listed))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Receive, handle, transmit, sleep.
 
 use std::collections::VecDeque;
-use std::io;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -43,7 +43,9 @@ pub enum ConfineError {
     #[error("deny files and sockets by Landlock")]
     Landlock(#[source] landlock::RulesetError),
     /// seccomp is not there, or refuses.
-    #[error("allow only the needed system calls by seccomp; this kernel needs CONFIG_SECCOMP_FILTER")]
+    #[error(
+        "allow only the needed system calls by seccomp; this kernel needs CONFIG_SECCOMP_FILTER"
+    )]
     Seccomp(#[source] seccompiler::Error),
     /// The filter does not fit this processor.
     #[error("make the seccomp filter")]
@@ -98,15 +100,40 @@ fn allowed() -> Vec<i64> {
     use nix::libc::*;
     let calls = [
         // The socket, and the word to standard error before a panic ends it.
-        SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_recvfrom, SYS_sendto, SYS_close,
+        SYS_read,
+        SYS_write,
+        SYS_readv,
+        SYS_writev,
+        SYS_recvfrom,
+        SYS_sendto,
+        SYS_close,
         // Memory.
-        SYS_mmap, SYS_munmap, SYS_mremap, SYS_mprotect, SYS_madvise, SYS_brk,
+        SYS_mmap,
+        SYS_munmap,
+        SYS_mremap,
+        SYS_mprotect,
+        SYS_madvise,
+        SYS_brk,
         // Threads that were there before, and the clock.
-        SYS_futex, SYS_clock_gettime, SYS_clock_nanosleep, SYS_nanosleep, SYS_sched_yield,
-        SYS_sched_getaffinity, SYS_gettid, SYS_getpid, SYS_tgkill, SYS_rseq, SYS_membarrier,
+        SYS_futex,
+        SYS_clock_gettime,
+        SYS_clock_nanosleep,
+        SYS_nanosleep,
+        SYS_sched_yield,
+        SYS_sched_getaffinity,
+        SYS_gettid,
+        SYS_getpid,
+        SYS_tgkill,
+        SYS_rseq,
+        SYS_membarrier,
         // Signals, and the end.
-        SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sigaltstack,
-        SYS_restart_syscall, SYS_exit, SYS_exit_group,
+        SYS_rt_sigaction,
+        SYS_rt_sigprocmask,
+        SYS_rt_sigreturn,
+        SYS_sigaltstack,
+        SYS_restart_syscall,
+        SYS_exit,
+        SYS_exit_group,
         SYS_getrandom,
     ];
     calls.to_vec()

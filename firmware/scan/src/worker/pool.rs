@@ -213,7 +213,10 @@ impl Workers {
                 }
                 Ok(Err(PoolError::Died(error))) => {
                     self.shared.died.fetch_add(1, Ordering::Relaxed);
-                    warn!(error = chain(&error), tries, "a scan worker ended in the middle of a mail");
+                    warn!(
+                        error = chain(&error),
+                        tries, "a scan worker ended in the middle of a mail"
+                    );
                     if tries >= TRIES_MAX {
                         return Err(PoolError::Died(error));
                     }
@@ -349,7 +352,12 @@ impl Worker {
     }
 
     /// Sends a mail; a small one in one piece with the request.
-    async fn ask(&mut self, mail: &Spooled, export: Export, time: Duration) -> Result<(), PoolError> {
+    async fn ask(
+        &mut self,
+        mail: &Spooled,
+        export: Export,
+        time: Duration,
+    ) -> Result<(), PoolError> {
         let died = |error: io::Error| PoolError::Died(error.into());
         let request = Request::Scan { bytes: mail.len(), export, time };
         let mut frame = encode(&request).map_err(|error| PoolError::Died(error.into()))?;
@@ -376,7 +384,8 @@ impl Worker {
         while left > 0 {
             let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
             let space = buffer.get_mut(..want).unwrap_or_default();
-            let count = self.stream.read(space).await.map_err(|error| PoolError::Died(error.into()))?;
+            let count =
+                self.stream.read(space).await.map_err(|error| PoolError::Died(error.into()))?;
             if count == 0 {
                 return Err(PoolError::Died(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
             }
