@@ -20,7 +20,10 @@ pub mod dot;
 pub mod notice;
 pub mod pop3;
 pub mod smtp;
+#[cfg(test)]
+mod tests;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -159,8 +162,9 @@ pub enum Decision {
     },
 }
 
-/// What was found, for the reply or the notice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What was found, for the reply or the notice. All of it comes from the driver; notices show at most
+/// [`notice::SHOWN_CHARS_MAX`] characters of each.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Finding {
     /// The name that the engine gave it, or why it is refused.
     pub name: String,
@@ -168,6 +172,13 @@ pub struct Finding {
     pub engine: String,
     /// The attachment's file name, where known.
     pub file_name: Option<String>,
+    /// When, as its reader shall see it: there is no clock here.
+    pub time: Option<String>,
+    /// What its reader shall quote when he asks for the message: the quarantine's number of the copy,
+    /// or the session's.
+    pub reference: Option<String>,
+    /// A copy is in the quarantine, from which it can be released.
+    pub quarantined: bool,
 }
 
 /// What happened, for counters and the log. None of it is a secret or mail content.
@@ -231,6 +242,8 @@ pub enum Session {
 pub struct Settings {
     /// Language of notices.
     pub language: notice::Language,
+    /// Texts of notices, shared by all sessions.
+    pub templates: Arc<notice::Templates>,
     /// Limits of POP3 holding.
     pub pop3: pop3::Settings,
     /// SMTP policy.

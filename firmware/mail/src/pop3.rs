@@ -30,6 +30,7 @@ mod timing;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -37,7 +38,7 @@ use bytes::Bytes;
 use self::command::{Command, Refusal};
 use self::inbox::{Inbox, Step};
 use self::message::{DotStream, Message};
-use crate::notice::Language;
+use crate::notice::{Language, Templates};
 use crate::{Decision, End, Event, OpaqueReason, Output, Side, Violation};
 
 /// Longest command line, in bytes without its line end: a SASL response (RFC 5034 section 4).
@@ -98,6 +99,7 @@ impl Default for Settings {
 /// A POP3 session; see [`crate::Session`] for the order of calls.
 pub struct Pop3Session {
     language: Language,
+    templates: Arc<Templates>,
     message_hold_bytes_max: usize,
     phase: Phase,
     turn: Turn,
@@ -163,6 +165,7 @@ impl Pop3Session {
         debug_assert!(greeting.is_ok(), "the queue is empty");
         Self {
             language: settings.language,
+            templates: Arc::clone(&settings.templates),
             message_hold_bytes_max: settings.pop3.message_hold_bytes_max,
             phase: Phase::Open,
             turn: Turn::Command,

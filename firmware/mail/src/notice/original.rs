@@ -1,5 +1,6 @@
 //! What a notice repeats of the original's header, after cleaning.
 
+use super::decode::decoded;
 use super::encode::encoded_words;
 use super::is_shown;
 
@@ -28,7 +29,6 @@ impl HeaderCapture {
         self.bytes.extend_from_slice(content.get(..room).unwrap_or(content));
     }
 
-    #[cfg(test)]
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -36,6 +36,25 @@ impl HeaderCapture {
     pub(super) fn from(&self) -> String {
         let value = self.field("From").map(|raw| mailbox(&raw)).unwrap_or_default();
         if value.is_empty() { FROM_UNKNOWN.to_owned() } else { value }
+    }
+
+    /// As the header has it, to show in the text; empty if there is none.
+    pub(super) fn claimed_from(&self) -> String {
+        self.claimed("From")
+    }
+
+    /// As [`Self::claimed_from`].
+    pub(super) fn claimed_subject(&self) -> String {
+        self.claimed("Subject")
+    }
+
+    /// As [`Self::claimed_from`].
+    pub(super) fn claimed_date(&self) -> String {
+        self.claimed("Date")
+    }
+
+    fn claimed(&self, name: &str) -> String {
+        decoded(&self.field(name).map(|raw| clean(&raw)).unwrap_or_default())
     }
 
     /// Empty if there is none.
@@ -58,9 +77,7 @@ impl HeaderCapture {
 
     pub(super) fn message_id(&self) -> Option<String> {
         let value = clean(&self.field("Message-ID")?);
-        let inner = value.strip_prefix('<')?.strip_suffix('>')?;
-        let safe = inner.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>".contains(&byte));
-        (safe && inner.contains('@') && value.len() <= SHORT_VALUE_CHARS_MAX).then_some(value)
+        is_message_id(&value).then_some(value)
     }
 
     /// The first field of that name, unfolded.
@@ -90,7 +107,7 @@ impl HeaderCapture {
 
 /// Printable text on one line: encoded words stay as they are, 8-bit text that is not UTF-8 becomes
 /// question marks.
-fn clean(raw: &[u8]) -> String {
+pub(super) fn clean(raw: &[u8]) -> String {
     let text = match std::str::from_utf8(raw) {
         Ok(text) => text.to_owned(),
         Err(_) => {
@@ -120,8 +137,18 @@ fn mailbox(raw: &[u8]) -> String {
 }
 
 /// Of the characters that dates have; mail programs judge the rest.
-fn is_date(value: &str) -> bool {
+pub(super) fn is_date(value: &str) -> bool {
     value.len() <= SHORT_VALUE_CHARS_MAX
         && value.bytes().any(|byte| byte.is_ascii_digit())
         && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b" ,:+-().".contains(&byte))
+}
+
+/// One identifier in angle brackets, and nothing else.
+pub(super) fn is_message_id(value: &str) -> bool {
+    let inner = value.strip_prefix('<').and_then(|value| value.strip_suffix('>'));
+    value.len() <= SHORT_VALUE_CHARS_MAX
+        && inner.is_some_and(|inner| {
+            let safe = inner.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>".contains(&byte));
+            safe && inner.contains('@')
+        })
 }

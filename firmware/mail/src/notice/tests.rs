@@ -9,6 +9,7 @@ fn finding() -> Finding {
         name: "Eicar-Test-Signature".to_owned(),
         engine: "clamd".to_owned(),
         file_name: Some("請求書.zip".to_owned()),
+        ..Finding::default()
     }
 }
 
@@ -16,6 +17,21 @@ fn capture(header: &[u8]) -> HeaderCapture {
     let mut capture = HeaderCapture::default();
     capture.push(header);
     capture
+}
+
+/// The answer to RETR with a notice of the built-in texts.
+fn reply(language: Language, cause: Cause<'_>, original: &HeaderCapture) -> Bytes {
+    let templates = Templates::default();
+    notice(&templates, language, cause, original).pop3_reply()
+}
+
+fn notice<'a>(
+    templates: &'a Templates,
+    language: Language,
+    cause: Cause<'a>,
+    original: &'a HeaderCapture,
+) -> Notice<'a> {
+    Notice { templates, language, protocol: Protocol::Pop3, cause, original }
 }
 
 /// A notice as read by a client: header fields unfolded, and the decoded body.
@@ -117,7 +133,7 @@ fn an_english_notice_says_what_was_found_and_where_to_get_help() {
           Message-ID: <1@a.example>\r\n\r\nFrom: not a header\r\n",
     );
     let finding = finding();
-    let reply = pop3_reply(Language::English, &Cause::Refused(&finding), &original);
+    let reply = reply(Language::English, Cause::Refused(&finding), &original);
     let raw = std::str::from_utf8(&reply).unwrap();
     assert!(!raw.contains("=\r\n"), "the text needs no soft line breaks: {raw}");
     let notice = parse(&reply);
@@ -135,7 +151,7 @@ fn an_english_notice_says_what_was_found_and_where_to_get_help() {
 fn a_japanese_notice_is_japanese() {
     let original = capture("Subject: =?ISO-2022-JP?B?GyRCQEE1YRsoQg==?=\r\n\r\n".as_bytes());
     let finding = finding();
-    let reply = pop3_reply(Language::Japanese, &Cause::Refused(&finding), &original);
+    let reply = reply(Language::Japanese, Cause::Refused(&finding), &original);
     let notice = parse(&reply);
     let subject = notice.field("Subject");
     assert!(subject.starts_with("=?UTF-8?B?"), "{subject}");
@@ -153,10 +169,10 @@ fn a_japanese_notice_is_japanese() {
 #[test]
 fn what_could_not_be_checked_says_so() {
     let cause = Cause::Unscanned { reason: "the scan took too long" };
-    let notice = parse(&pop3_reply(Language::English, &cause, &HeaderCapture::default()));
+    let notice = parse(&reply(Language::English, cause, &HeaderCapture::default()));
     assert!(notice.body.contains("Reason: the scan took too long"));
     assert_eq!(notice.field("Subject"), "[Not checked]");
-    let notice = parse(&pop3_reply(Language::Japanese, &cause, &HeaderCapture::default()));
+    let notice = parse(&reply(Language::Japanese, cause, &HeaderCapture::default()));
     assert!(notice.body.contains("理由: the scan took too long"));
 }
 
@@ -164,7 +180,7 @@ fn what_could_not_be_checked_says_so() {
 fn missing_and_unsafe_fields_have_safe_stand_ins() {
     let finding = finding();
     let notice = |header: &[u8]| {
-        parse(&pop3_reply(Language::English, &Cause::Refused(&finding), &capture(header)))
+        parse(&reply(Language::English, Cause::Refused(&finding), &capture(header)))
     };
     let empty = notice(b"");
     assert_eq!(empty.field("From"), "\"(unknown sender)\" <unknown@invalid>");
@@ -194,8 +210,9 @@ fn names_that_turn_the_text_or_run_long_are_cut() {
         name: "a\r\nX: y\u{202e}".to_owned() + &"n".repeat(5000),
         engine: "e;\n".to_owned(),
         file_name: Some("exe\u{202e}fdp.\u{7}\r\n.\r\n".to_owned()),
+        ..Finding::default()
     };
-    let notice = parse(&pop3_reply(Language::English, &Cause::Refused(&finding), &capture(b"")));
+    let notice = parse(&reply(Language::English, Cause::Refused(&finding), &capture(b"")));
     assert!(notice.body.contains("Attachment: exefdp..\r\n"), "{}", notice.body);
     assert!(notice.body.len() < 1500);
     assert!(notice.field("X-AVR-Notice").ends_with("engine=e__"));
@@ -220,8 +237,8 @@ proptest! {
             header.extend_from_slice(b"\r\n");
         }
         let language = if japanese { Language::Japanese } else { Language::English };
-        let finding = Finding { name: name.clone(), engine: name, file_name };
-        let notice = parse(&pop3_reply(language, &Cause::Refused(&finding), &capture(&header)));
+        let finding = Finding { name: name.clone(), engine: name, file_name, ..Finding::default() };
+        let notice = parse(&reply(language, Cause::Refused(&finding), &capture(&header)));
         prop_assert!(!notice.field("From").is_empty());
         prop_assert!(!notice.field("Date").is_empty());
         prop_assert!(!notice.body.is_empty());
@@ -235,5 +252,202 @@ proptest! {
         }
         let whole = pieces.concat();
         prop_assert_eq!(capture.bytes(), &whole[..whole.len().min(32 * 1024)]);
+    }
+}
+
+/// What the released `bytes` of an original and the rest of a notice make together.
+fn continued(original: &[u8], out: usize, language: Language) -> Vec<u8> {
+    let finding = finding();
+    let capture = capture(original);
+    let templates = Templates::default();
+    let notice = notice(&templates, language, Cause::Refused(&finding), &capture);
+    [b"+OK\r\n", &original[..out], &notice.pop3_rest(out)].concat()
+}
+
+#[test]
+fn a_notice_goes_on_wherever_the_original_was_left() {
+    let original = b"Received: by b\r\n\tfor c; Tue, 02 Jan 2024 09:09:09 +0000\r\n\
+        From: Alice <alice@a.example>\r\nTo: b@b.example\r\nSubject: a\r\n b \xc3\xa9\r\n\
+        Date: Tue, 02 Jan 2024 03:04:05 +0000\r\nMIME-Version: 1.0\r\nMessage-ID: <1@a>\r\n\r\nx\r\n";
+    let capture = capture(original);
+    let mut out = 0;
+    let mut steps = 0;
+    loop {
+        let message = continued(original, out, Language::English);
+        let fields = check_continued(&message);
+        let count = |name: &str| fields.iter().filter(|field| *field == name).count();
+        for name in ["from", "subject", "date", "message-id", "x-avr-notice", "content-type"] {
+            assert_eq!(count(name), 1, "{name} behind {out} bytes: {fields:?}");
+        }
+        let Some(bytes) = capture.next_release(out) else { break };
+        out += bytes;
+        steps += 1;
+    }
+    // Received, From, To; the subject's name, six pieces of its value and its end; Date.
+    assert_eq!(steps, 11);
+}
+
+/// Names of the header's fields; the form of the answer is checked on the way.
+fn check_continued(answer: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(answer);
+    let message = text.strip_prefix("+OK\r\n").unwrap();
+    assert!(message.ends_with("\r\n.\r\n") && message.matches("\r\n.\r\n").count() == 1, "{text}");
+    let (header, body) = message.split_once("\r\n\r\n").unwrap();
+    assert!(!body.is_empty());
+    let lines = header.split("\r\n").filter(|line| !line.starts_with([' ', '\t']));
+    lines.map(|line| line.split_once(':').expect(line).0.to_ascii_lowercase()).collect()
+}
+
+#[test]
+fn a_notice_says_who_claims_what_and_how_to_get_it() {
+    let original = capture(
+        b"From: =?ISO-2022-JP?B?GyRCOzNFRBsoQg==?= <y@a.example>\r\n\
+          Subject: =?ISO-2022-JP?B?GyRCQEE1YRsoQg==?= 7\r\n\
+          Date: Tue, 02 Jan 2024 03:04:05 +0000\r\n\r\n",
+    );
+    let finding = Finding {
+        time: Some("2024-01-02 12:34 JST".to_owned()),
+        reference: Some("Q-1234".to_owned()),
+        quarantined: true,
+        ..finding()
+    };
+    let templates = Templates::default().with_contact("Ms Sato, extension 123");
+    for (language, parts) in [
+        (
+            Language::English,
+            [
+                "  When: 2024-01-02 12:34 JST\r\n",
+                "  From: 山田 <y@a.example>\r\n",
+                "  Subject: 請求 7\r\n",
+                "  Date: Tue, 02 Jan 2024 03:04:05 +0000\r\n",
+                "  Number: Q-1234\r\n",
+                "keeps a copy of it",
+                "ask\r\nMs Sato, extension 123, and give\r\nthis number: Q-1234.",
+            ],
+        ),
+        (
+            Language::Japanese,
+            [
+                "  検出日時: 2024-01-02 12:34 JST\r\n",
+                "  差出人: 山田 <y@a.example>\r\n",
+                "  件名: 請求 7\r\n",
+                "  日付: Tue, 02 Jan 2024 03:04:05 +0000\r\n",
+                "  受付番号: Q-1234\r\n",
+                "写しをゲートウェイに保管しています",
+                "受付番号 Q-1234 を添えて、Ms Sato, extension 123に",
+            ],
+        ),
+    ] {
+        let notice = notice(&templates, language, Cause::Refused(&finding), &original);
+        let body = parse(&notice.pop3_reply()).body;
+        for part in parts {
+            assert!(body.contains(part), "{part}: {body}");
+        }
+        assert!(!body.contains(['{', '}']), "{body}");
+    }
+}
+
+#[test]
+fn how_to_get_it_depends_on_where_it_is() {
+    let original = HeaderCapture::default();
+    let templates = Templates::default();
+    let (kept, dropped) = (Finding { quarantined: true, ..finding() }, finding());
+    let unscanned = Cause::Unscanned { reason: "no scanner" };
+    for (protocol, cause, english, japanese) in [
+        (Protocol::Pop3, Cause::Refused(&kept), "keeps a copy", "保管しています"),
+        (Protocol::Smtp, Cause::Refused(&kept), "keeps a copy", "保管しています"),
+        (Protocol::Pop3, Cause::Refused(&dropped), "stays in your mailbox", "残っています"),
+        (Protocol::Smtp, Cause::Refused(&dropped), "No copy of it was kept", "保管していません"),
+        (Protocol::Pop3, unscanned, "fetch it again later", "もう一度受信してください"),
+        (Protocol::Smtp, unscanned, "sent again later", "もう一度送って"),
+    ] {
+        for (language, part) in [(Language::English, english), (Language::Japanese, japanese)] {
+            let notice = Notice { protocol, ..notice(&templates, language, cause, &original) };
+            let body = parse(&notice.pop3_reply()).body;
+            assert!(body.contains(part), "{part}: {body}");
+            // Nothing to say: no line for it.
+            assert!(!body.contains("When") && !body.contains("Number"), "{body}");
+        }
+    }
+}
+
+#[test]
+fn by_smtp_a_notice_has_the_framing_asked_for() {
+    let template = Template::parse("Subject: [x]\n\n.dot {name}\n").unwrap();
+    let templates = Templates::default().with(Language::English, Kind::Refused, template);
+    let finding = finding();
+    let original = capture(b"From: a@b\r\nSubject: s\r\n\r\n");
+    let notice = notice(&templates, Language::English, Cause::Refused(&finding), &original);
+    let chunk = notice.smtp_message(Framing::Chunk);
+    assert!(chunk.starts_with(b"From: a@b\r\nSubject: [x] s\r\n"));
+    assert!(chunk.ends_with(b"\r\n\r\n.dot Eicar-Test-Signature\r\n"));
+    let dots = notice.smtp_message(Framing::Dots);
+    assert!(dots.ends_with(b"\r\n\r\n..dot Eicar-Test-Signature\r\n.\r\n"));
+    assert_eq!(dots.len(), chunk.len() + 4);
+}
+
+#[test]
+fn an_operators_text_takes_the_place_of_a_built_in_one() {
+    let text = "\u{feff}Subject:  [停止] \r\n\r\n{{{name}}} {file}\r\nno file: {time}\r\n\r\n{id}\r\nend\r\n\r\n";
+    let template = Template::parse(text).unwrap();
+    let templates = Templates::default().with(Language::English, Kind::Refused, template);
+    let finding = finding();
+    let original = HeaderCapture::default();
+    let notice = notice(&templates, Language::English, Cause::Refused(&finding), &original);
+    let parsed = parse(&notice.pop3_reply());
+    assert_eq!(parsed.body, "{Eicar-Test-Signature} 請求書.zip\r\n\r\nend\r\n");
+    assert_eq!(parsed.field("Subject"), encoded_words("[停止]"));
+}
+
+#[test]
+fn a_text_that_cannot_be_used_says_what_to_write() {
+    let long = "Subject: x\n\n".to_owned() + &"x".repeat(TEMPLATE_BYTES_MAX);
+    let prefix = "Subject: ".to_owned() + &"x".repeat(SUBJECT_PREFIX_CHARS_MAX + 1) + "\n\nx\n";
+    for (text, error, says) in [
+        (
+            "Subject: x\n\none\n{nmae} two",
+            TemplateError::Unknown { line: 4, name: "nmae".to_owned() },
+            "line 4: {nmae} is no placeholder; write one of {name}, {time}, {from}, {subject}, \
+             {date}, {file}, {engine}, {id}, {release}",
+        ),
+        (
+            "Subject: x\n\na } b",
+            TemplateError::Brace { line: 3 },
+            "line 3: a brace without its other half; write {{ or }} for a brace of the text",
+        ),
+        (
+            "Subject: x\n\na {name",
+            TemplateError::Brace { line: 3 },
+            "line 3: a brace without its other half; write {{ or }} for a brace of the text",
+        ),
+        (
+            "Subject: x\n\na \u{202e}b",
+            TemplateError::Hidden { line: 3, code_point: 0x202e },
+            "line 3: a character that is not shown (code point 0x202e); leave it out",
+        ),
+        (
+            "Betreff: x\n\nx",
+            TemplateError::Subject,
+            "line 1: write `Subject: ` and what goes in front of the original's subject, at most \
+             60 characters and no placeholder",
+        ),
+        ("", TemplateError::Subject, "line 1: write `Subject: `"),
+        ("Subject: {name}\n\nx", TemplateError::Subject, "line 1: write `Subject: `"),
+        (&prefix, TemplateError::Subject, "line 1: write `Subject: `"),
+        (
+            "Subject: x\nbody",
+            TemplateError::NoBody,
+            "line 2: write a blank line, and behind it the text of the notice",
+        ),
+        ("Subject: x\n\n\n", TemplateError::NoBody, "line 2: write a blank line"),
+        (
+            &long,
+            TemplateError::TooLong { bytes: long.len() },
+            "the text has 16396 bytes; write at most 16384",
+        ),
+    ] {
+        let found = Template::parse(text).unwrap_err();
+        assert_eq!(found, error);
+        assert!(found.to_string().starts_with(says), "{found}");
     }
 }

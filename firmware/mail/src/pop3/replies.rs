@@ -10,7 +10,7 @@ use super::inbox::Step;
 use super::message::{DotStream, Message};
 use super::{InFlight, Pop3Session, REPLY_LINE_BYTES_MAX, Reading, Turn, content};
 use crate::dot::Piece;
-use crate::notice::{self, Cause};
+use crate::notice::{Cause, Notice};
 use crate::{Decision, End, Envelope, Event, Finding, Output, Protocol, Side, Violation};
 
 /// To a command over the limit.
@@ -269,7 +269,7 @@ impl Pop3Session {
                 Decision::Refuse(Finding {
                     name: MALFORMED_LINE_END.to_owned(),
                     engine: "avr".to_owned(),
-                    file_name: None,
+                    ..Finding::default()
                 })
             }
             decision => decision,
@@ -287,7 +287,14 @@ impl Pop3Session {
             }
             Decision::Tempfail { reason } => Cause::Unscanned { reason },
         };
-        let reply = notice::pop3_reply(self.language, &cause, &message.headers);
+        let notice = Notice {
+            templates: &self.templates,
+            language: self.language,
+            protocol: Protocol::Pop3,
+            cause,
+            original: &message.headers,
+        };
+        let reply = notice.pop3_reply();
         self.send(Side::Client, reply);
     }
 }

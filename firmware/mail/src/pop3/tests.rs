@@ -8,15 +8,12 @@ mod properties;
 
 use super::*;
 use crate::Finding;
+use crate::tests::Wires;
 
 /// What a session did, with adjacent bytes joined.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Seen {
-    to_client: Vec<u8>,
-    to_server: Vec<u8>,
-    /// How the direction towards each was ended.
-    client_end: Option<End>,
-    server_end: Option<End>,
+    wires: Wires,
     /// Messages begun: number, content, and whether they ended (`None`: aborted).
     messages: Vec<(Option<u32>, Vec<u8>, Option<bool>)>,
     events: Vec<Event>,
@@ -124,17 +121,8 @@ impl Script {
     fn drain(&mut self) {
         while let Some(output) = self.session.poll_output() {
             let seen = &mut self.seen;
+            let Some(output) = seen.wires.perform(output) else { continue };
             match output {
-                Output::Send { to: Side::Client, bytes } => {
-                    assert_eq!(seen.client_end, None, "nothing is sent after the end");
-                    seen.to_client.extend_from_slice(&bytes);
-                }
-                Output::Send { to: Side::Server, bytes } => {
-                    assert_eq!(seen.server_end, None, "nothing is sent after the end");
-                    seen.to_server.extend_from_slice(&bytes);
-                }
-                Output::Shutdown { to: Side::Client, how } => seen.client_end = Some(how),
-                Output::Shutdown { to: Side::Server, how } => seen.server_end = Some(how),
                 Output::MessageBegin(envelope) => {
                     assert!(envelope.authenticated && envelope.protocol == crate::Protocol::Pop3);
                     seen.messages.push((envelope.message_number, Vec::new(), Some(false)));
@@ -159,28 +147,29 @@ impl Script {
                     seen.messages.last_mut().expect("a message has begun").2 = None;
                 }
                 Output::Event(event) => seen.events.push(event),
+                other => unreachable!("the wires perform {other:?}"),
             }
         }
     }
 
     /// What went to the client since the last call.
     fn client_got(&mut self) -> String {
-        String::from_utf8(std::mem::take(&mut self.seen.to_client)).unwrap()
+        String::from_utf8(std::mem::take(&mut self.seen.wires.to_client)).unwrap()
     }
 
     /// What went to the server since the last call.
     fn server_got(&mut self) -> String {
-        String::from_utf8(std::mem::take(&mut self.seen.to_server)).unwrap()
+        String::from_utf8(std::mem::take(&mut self.seen.wires.to_server)).unwrap()
     }
 
     fn assert_open(&self) {
-        assert_eq!((self.seen.client_end, self.seen.server_end), (None, None));
+        assert_eq!((self.seen.wires.client_end, self.seen.wires.server_end), (None, None));
     }
 
     fn assert_closed_for(&self, side: Side, what: Violation) {
         assert_eq!(self.seen.events.last(), Some(&Event::Violation { side, what }));
-        assert_eq!(self.seen.server_end, Some(End::Reset));
-        assert!(self.seen.client_end.is_some());
+        assert_eq!(self.seen.wires.server_end, Some(End::Reset));
+        assert!(self.seen.wires.client_end.is_some());
         assert_eq!(self.session.poll_timeout(), None);
     }
 }
@@ -190,6 +179,7 @@ fn refuse() -> Decision {
         name: "Eicar-Test-Signature".to_owned(),
         engine: "clamd".to_owned(),
         file_name: Some("invoice.zip".to_owned()),
+        ..Finding::default()
     })
 }
 

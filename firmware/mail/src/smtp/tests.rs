@@ -107,6 +107,10 @@ impl Lab {
                 self.content.clear();
                 "abort".to_owned()
             }
+            Output::Hold(_)
+            | Output::SendHeld { .. }
+            | Output::DropHeld
+            | Output::SendEdited { .. } => unreachable!("SMTP streams"),
             Output::Event(Event::Violation { side, what }) => format!("{what:?} by {side:?}"),
             Output::Event(Event::TimedOut { side }) => format!("timeout of {side:?}"),
             Output::Event(event) => format!("{event:?}"),
@@ -185,7 +189,7 @@ fn play(parts: &[&[Step]]) {
 }
 
 fn finding(name: &str) -> Finding {
-    Finding { name: name.to_owned(), engine: "test".to_owned(), file_name: None }
+    Finding { name: name.to_owned(), engine: "test".to_owned(), ..Finding::default() }
 }
 
 fn refuse(name: &str) -> Step {

@@ -56,8 +56,7 @@ mod tests {
     fn what_is_quoted_stays_on_its_line() {
         let finding = Finding {
             name: format!("Evil\r\n250 ok\u{202e}{}", "x".repeat(1_000)),
-            engine: String::new(),
-            file_name: None,
+            ..Finding::default()
         };
         let reply = refused(&finding);
         let text = std::str::from_utf8(&reply).unwrap();

@@ -28,7 +28,10 @@ fn a_refusing_greeting_passes() {
     let mut script = Script::connected();
     script.server("-ERR too busy\r\n").end(Side::Server, End::Fin);
     assert_eq!(script.client_got(), "-ERR too busy\r\n");
-    assert_eq!((script.seen.client_end, script.seen.server_end), (Some(End::Fin), None));
+    assert_eq!(
+        (script.seen.wires.client_end, script.seen.wires.server_end),
+        (Some(End::Fin), None)
+    );
 }
 
 #[test]
@@ -127,10 +130,13 @@ fn tls_begins_and_the_session_is_opaque() {
     script.client(b"\x16\x03\x01hello").server(b"\x16\x03\x03RETR 1\r\n");
     assert!(script.session.is_opaque());
     assert_eq!(script.seen.events, [Event::Opaque(OpaqueReason::Tls)]);
-    assert_eq!(script.seen.to_server, b"STLS\r\n\x16\x03\x01hello");
-    assert_eq!(script.seen.to_client, b"+OK\r\n+OK begin\r\n\x16\x03\x03RETR 1\r\n");
+    assert_eq!(script.seen.wires.to_server, b"STLS\r\n\x16\x03\x01hello");
+    assert_eq!(script.seen.wires.to_client, b"+OK\r\n+OK begin\r\n\x16\x03\x03RETR 1\r\n");
     script.end(Side::Client, End::Fin);
-    assert_eq!((script.seen.client_end, script.seen.server_end), (None, Some(End::Fin)));
+    assert_eq!(
+        (script.seen.wires.client_end, script.seen.wires.server_end),
+        (None, Some(End::Fin))
+    );
     assert_eq!(script.session.poll_timeout(), None);
 }
 
@@ -164,7 +170,7 @@ fn bytes_behind_stls_close_the_session() {
         }
         script.assert_closed_for(Side::Server, Violation::InjectionBehindStartTls);
         assert_eq!(script.client_got(), "+OK\r\n+OK begin\r\n");
-        assert_eq!(script.seen.client_end, Some(End::Reset), "no clear text into the TLS");
+        assert_eq!(script.seen.wires.client_end, Some(End::Reset), "no clear text into the TLS");
     }
 }
 
@@ -333,5 +339,5 @@ fn an_odd_end_in_a_list_ends_the_session() {
     script.client("UIDL\r\n").server("+OK\r\n1 a\r\n.\n+OK\r\n");
     script.assert_closed_for(Side::Server, Violation::BareLineEnd);
     assert_eq!(script.client_got(), "+OK\r\n1 a\r\n.", "cut before a client sees an end");
-    assert_eq!(script.seen.client_end, Some(End::Reset));
+    assert_eq!(script.seen.wires.client_end, Some(End::Reset));
 }

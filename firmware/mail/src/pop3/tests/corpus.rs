@@ -100,13 +100,13 @@ fn play(script: &Value, sizes: Vec<usize>) -> Vec<u8> {
         }
     }
     session.wait(ODD_END_TIMEOUT * 2);
-    session.seen.to_client
+    session.seen.wires.to_client
 }
 
 /// Answers what has come to the server, from `served` on.
 fn serve(session: &mut Script, messages: &[Vec<u8>], served: &mut usize) {
-    let input = session.seen.to_server.split_off(*served);
-    session.seen.to_server.extend_from_slice(&input);
+    let input = session.seen.wires.to_server.split_off(*served);
+    session.seen.wires.to_server.extend_from_slice(&input);
     *served += input.len();
     for line in String::from_utf8(input).unwrap().lines() {
         match line.strip_prefix("RETR ").map(|number| number.parse::<usize>().unwrap()) {

@@ -13,7 +13,7 @@ fn a_server_that_goes_in_mid_message_leaves_nothing() {
             .server("+OK\r\nSubject: x\r\n\r\npayload\r\n")
             .end(Side::Server, end);
         assert_eq!(script.client_got(), "", "neither payload nor an end of our own");
-        assert_eq!(script.seen.client_end, Some(end));
+        assert_eq!(script.seen.wires.client_end, Some(end));
         assert_eq!(script.seen.messages[0].2, None);
         script.decide(Decision::Release);
         assert_eq!(script.client_got(), "");
@@ -24,12 +24,15 @@ fn a_server_that_goes_in_mid_message_leaves_nothing() {
 fn a_server_that_goes_while_the_verdict_is_pending_is_forgotten_last() {
     let mut script = Script::new().deciding([None]);
     script.client("RETR 1\r\n").server("+OK\r\nx\r\n.\r\n").end(Side::Server, End::Fin);
-    assert_eq!(script.seen.client_end, None);
+    assert_eq!(script.seen.wires.client_end, None);
     script.decide(Decision::Release);
     assert_eq!(script.client_got(), "+OK\r\nx\r\n.\r\n");
-    assert_eq!((script.seen.client_end, script.seen.server_end), (Some(End::Fin), None));
+    assert_eq!(
+        (script.seen.wires.client_end, script.seen.wires.server_end),
+        (Some(End::Fin), None)
+    );
     script.end(Side::Client, End::Fin);
-    assert_eq!(script.seen.server_end, Some(End::Fin));
+    assert_eq!(script.seen.wires.server_end, Some(End::Fin));
     assert_eq!(script.session.poll_timeout(), None);
 }
 
@@ -43,7 +46,7 @@ fn a_client_that_resets_ends_all() {
         }
         script.end(Side::Client, End::Reset);
         assert_eq!(script.seen.messages[0].2, None);
-        assert_eq!(script.seen.server_end, Some(End::Reset));
+        assert_eq!(script.seen.wires.server_end, Some(End::Reset));
         script.decide(Decision::Release);
         assert_eq!(script.client_got(), "");
     }
@@ -54,22 +57,22 @@ fn a_client_that_half_closes_still_gets_its_answers() {
     let mut script = Script::new().deciding([None]);
     script.client("RETR 1\r\nQUIT\r\nRETR 2").end(Side::Client, End::Fin);
     assert_eq!(script.server_got(), "RETR 1\r\nQUIT\r\n", "half a command is none");
-    assert_eq!(script.seen.server_end, Some(End::Fin));
+    assert_eq!(script.seen.wires.server_end, Some(End::Fin));
     script.server("+OK\r\nx\r\n.\r\n+OK bye\r\n").end(Side::Server, End::Fin);
     script.decide(refuse());
     let replies = script.client_got();
     assert_notice(replies.strip_suffix("+OK bye\r\n").unwrap());
-    assert_eq!(script.seen.client_end, Some(End::Fin));
+    assert_eq!(script.seen.wires.client_end, Some(End::Fin));
 }
 
 #[test]
 fn a_client_end_waits_behind_what_waits() {
     let mut script = Script::connected();
     script.server("+OK\r\n").client("AUTH PLAIN\r\nblob\r\n").end(Side::Client, End::Fin);
-    assert_eq!(script.seen.server_end, None);
+    assert_eq!(script.seen.wires.server_end, None);
     script.server("+\r\n");
     assert_eq!(script.server_got(), "AUTH PLAIN\r\nblob\r\n");
-    assert_eq!(script.seen.server_end, Some(End::Fin));
+    assert_eq!(script.seen.wires.server_end, Some(End::Fin));
 }
 
 #[test]
@@ -77,13 +80,16 @@ fn quit_is_relayed_and_so_is_each_end() {
     let mut script = Script::new();
     script.client("QUIT\r\n").server("+OK bye\r\n").end(Side::Server, End::Fin);
     assert_eq!(script.client_got(), "+OK bye\r\n");
-    assert_eq!((script.seen.client_end, script.seen.server_end), (Some(End::Fin), None));
+    assert_eq!(
+        (script.seen.wires.client_end, script.seen.wires.server_end),
+        (Some(End::Fin), None)
+    );
     script.end(Side::Client, End::Fin);
-    assert_eq!(script.seen.server_end, Some(End::Fin));
+    assert_eq!(script.seen.wires.server_end, Some(End::Fin));
 
     let mut script = Script::new();
     script.client("QUIT\r\n").end(Side::Server, End::Reset);
-    assert_eq!(script.seen.client_end, Some(End::Reset));
+    assert_eq!(script.seen.wires.client_end, Some(End::Reset));
 
     // What there is of a last reply is passed on.
     let mut script = Script::new();
@@ -102,7 +108,7 @@ fn an_idle_client_is_logged_out_without_a_word() {
     script.wait(SECOND);
     assert_eq!(script.client_got(), "");
     assert_eq!(
-        (script.seen.client_end, script.seen.server_end),
+        (script.seen.wires.client_end, script.seen.wires.server_end),
         (Some(End::Fin), Some(End::Reset))
     );
     assert_eq!(script.seen.events, [Event::TimedOut { side: Side::Client }]);
@@ -116,7 +122,7 @@ fn a_server_that_does_not_answer_is_given_up() {
     script.assert_open();
     script.wait(SECOND);
     assert_eq!(script.client_got().as_bytes(), replies::SERVER_TIMED_OUT);
-    assert_eq!(script.seen.client_end, Some(End::Fin));
+    assert_eq!(script.seen.wires.client_end, Some(End::Fin));
     assert_eq!(script.seen.events, [Event::TimedOut { side: Side::Server }]);
 
     // Also before its greeting.
@@ -155,7 +161,7 @@ fn a_message_that_stalls_or_trickles_for_ever_is_given_up() {
         let mut script = Script::new();
         script.client(command).server("+OK\r\n");
         let started = script.now;
-        while script.seen.client_end.is_none() {
+        while script.seen.wires.client_end.is_none() {
             script.server("line\r\n").wait(300 * SECOND);
             assert!(script.now <= started + MULTI_LINE_TIMEOUT + 300 * SECOND);
         }
@@ -209,7 +215,7 @@ fn a_client_that_stays_after_the_server_left_is_closed() {
     let mut script = Script::new();
     script.client("QUIT\r\n").server("+OK\r\n").end(Side::Server, End::Fin);
     script.wait(HALF_CLOSED_TIMEOUT);
-    assert_eq!(script.seen.server_end, Some(End::Reset));
+    assert_eq!(script.seen.wires.server_end, Some(End::Reset));
     assert_eq!(script.session.poll_timeout(), None);
 }
 

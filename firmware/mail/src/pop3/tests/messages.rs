@@ -228,7 +228,7 @@ fn an_odd_end_beyond_the_hold_limit_cuts_the_session() {
     let mut script = Script::with_hold_limit(20);
     script.client("RETR 1\r\n").server(format!("+OK\r\n{}\n.\nafter\r\n.\r\n", "x".repeat(50)));
     script.assert_closed_for(Side::Server, Violation::BareLineEnd);
-    assert_eq!(script.seen.client_end, Some(End::Reset));
+    assert_eq!(script.seen.wires.client_end, Some(End::Reset));
     assert!(script.client_got().ends_with("x\n."));
 }
 

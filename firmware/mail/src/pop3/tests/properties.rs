@@ -156,7 +156,7 @@ proptest! {
         let mut script = Script::new();
         script.sizes = sizes;
         script.client("RETR 1\r\n").server(&raw);
-        prop_assert_eq!(&script.seen.to_client, &raw);
+        prop_assert_eq!(&script.seen.wires.to_client, &raw);
         prop_assert_eq!(&script.seen.messages, &[(Some(1), mail, Some(true))]);
     }
 
