@@ -94,7 +94,8 @@ pub enum Output {
     /// The message will not be completed (reset, refused, cut off): drop the scan.
     MessageAbort,
     /// Keep these bytes behind those kept before. They are the message as it crosses the wire, on
-    /// their way to the side that waits for it; the driver keeps them where there is room.
+    /// their way to the side that waits for it; the driver keeps them where there is room, and says
+    /// so where there is none ([`Session::hold_failed`]).
     Hold(Bytes),
     /// Send the next `bytes` of what is kept, or all that is left.
     SendHeld {
@@ -200,7 +201,8 @@ pub enum Event {
         /// Who did not answer or speak.
         side: Side,
     },
-    /// A message was too large to be held in full; the rest of it crosses as it comes.
+    /// A message could not be held in full: it was too large, or the driver had no room. It passes
+    /// unscanned, or a notice takes its place ([`pop3::OnHoldFailure`]).
     HoldLimit,
 }
 
@@ -209,6 +211,9 @@ pub enum Event {
 pub enum OpaqueReason {
     /// STARTTLS or STLS was accepted by the server (RFC 3207, RFC 2595).
     Tls,
+    /// The peers use something that no RFC describes and that cannot be followed
+    /// ([`pop3::Unframed::Opaque`]).
+    Unframed,
 }
 
 /// How a peer broke the protocol.
@@ -282,6 +287,17 @@ impl Session {
         match self {
             Self::Smtp(session) => session.verdict(decision, now),
             Self::Pop3(session) => session.verdict(decision, now),
+        }
+    }
+
+    /// The driver has no room for what [`Output::Hold`] brought. What it keeps already, these bytes and
+    /// those of the outputs that wait here, it must still be able to send: the session answers with
+    /// `SendHeld` of all of it or with `DropHeld`, behind at most what one [`Self::receive`] brought.
+    /// Ignored when no message is held.
+    pub fn hold_failed(&mut self, now: Instant) {
+        match self {
+            Self::Smtp(session) => session.hold_failed(now),
+            Self::Pop3(session) => session.hold_failed(now),
         }
     }
 

@@ -77,7 +77,6 @@ impl Notice<'_> {
 
     /// The rest of such an answer, when its status line and the first `out` bytes of the original
     /// have left.
-    #[allow(dead_code, reason = "for the keep-alive of POP3")]
     pub(crate) fn pop3_rest(&self, out: usize) -> Bytes {
         Bytes::from(stuffed(&self.message(out)))
     }

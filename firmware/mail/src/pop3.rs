@@ -2,105 +2,76 @@
 //!
 //! Commands are forwarded as they come and remembered in order; each reply is matched to the oldest
 //! of them, which tells whether it is one line, a list or a message. Lists are passed on as they
-//! arrive. The answer to RETR and TOP is held whole, status line included, until
-//! [`Pop3Session::verdict`]: then it goes out byte for byte, or a complete notice mail in its place.
+//! arrive, CAPA untouched. The answer to RETR and TOP is handed to the driver to keep, status line
+//! included ([`Output::Hold`]), until [`Pop3Session::verdict`]: then it goes out byte for byte, or a
+//! complete notice mail in its place, or the driver's edited version. Only the beginning of its header
+//! is in memory, so a session's memory does not depend on the size of a mail.
+//!
+//! **Keep-alive.** While the client waits for a message, because its server or its scan is slow, it
+//! gets something now and then ([`Settings::keep_alive_first`], [`Settings::keep_alive_interval`]):
+//! first the status line, then header fields from the top, one at a time, and the last free text among
+//! them byte by byte. Never a field that decides how the body is read, nor one that makes a mail
+//! program act, nor anything behind it. So the rest of the message fits behind what has left, byte for
+//! byte, and the rest of a notice does as well.
+//!
+//! **Unknown commands.** Nothing that the client says behind one is forwarded before its answer is
+//! over. `-ERR` is one line. Behind `+OK` either the server goes on, and what comes is held and scanned
+//! as a message, whatever it is; or it says nothing for [`UNFRAMED_TIMEOUT`], and that was it. What
+//! cannot be followed at all is refused, or passes unread and counted ([`Settings::unframed`]).
 //!
 //! What is not forwarded as it came:
 //! - A line that ends with a bare LF, of a command or of a reply, is sent on with CRLF, so that both
 //!   peers see the same line. If a status line of the server ends so, its list or message is taken
 //!   to be of LF lines throughout (LF.LF ends it) and gets CRLFs too: that server's terminator
 //!   becomes the one that every client takes.
-//! - A command with a control byte in it, without any word, or over [`COMMAND_LINE_BYTES_MAX`] is
-//!   answered by `-ERR` in its turn and not forwarded.
+//! - A command with a control byte in it, without any word, or over [`COMMAND_LINE_BYTES_MAX`], and
+//!   XCLIENT, is answered by `-ERR` in its turn and not forwarded.
 //! - A message with a lone dot between odd line ends (`\n.\n`, `\r\n.\n`, ...; see [`crate::dot`])
 //!   could end earlier for the client than for us: a notice takes its place, whatever the scan says.
 //!   Its end is CRLF.CRLF; if the server falls silent right behind an odd end instead, that was it.
 //! - Where neither helps (a reply to nothing, a line that is no reply, an odd end inside a list, bytes
 //!   behind STLS) the session is closed.
 //!
+//! The same message refused once is refused on every RETR and TOP, because each is scanned: nothing is
+//! remembered. No DELE is ever made up, and a refused message is never answered `-ERR`: mail programs
+//! stop at it. STAT, LIST and UIDL tell of the original.
+//!
 //! Must not depend on the SMTP side. Entry: [`Pop3Session`].
 
 mod command;
+mod from_client;
 mod inbox;
+mod limits;
 mod message;
+mod notices;
 mod replies;
 #[cfg(test)]
 mod tests;
 mod timing;
 
+pub use self::limits::*;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 
-use self::command::{Command, Refusal};
-use self::inbox::{Inbox, Step};
-use self::message::{DotStream, Message};
+use self::command::Command;
+use self::inbox::Inbox;
+use self::message::{DotStream, Fate, Message};
 use crate::notice::{Language, Templates};
 use crate::{Decision, End, Event, OpaqueReason, Output, Side, Violation};
 
-/// Longest command line, in bytes without its line end: a SASL response (RFC 5034 section 4).
-pub const COMMAND_LINE_BYTES_MAX: usize = 12_288;
-
-/// Longest reply line, in bytes without its line end: a SASL challenge behind `"+ "`.
-pub const REPLY_LINE_BYTES_MAX: usize = 2 + 12_288;
-
-/// Commands whose replies are awaited. At this number no further one is read: not an error.
-pub const COMMANDS_IN_FLIGHT_MAX: usize = 64;
-
-/// Bytes of a client that may wait while its commands cannot be handled. Larger than any command
-/// line, so that a complete line is always seen.
-pub const CLIENT_PENDING_BYTES_MAX: usize = 16 * 1024;
-
-/// Largest message held by default, in bytes.
-pub const MESSAGE_HOLD_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
-
-/// The client may say nothing for this long (RFC 1939 section 3: at least 10 minutes).
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
-
-/// The server may say nothing for this long while it owes a reply.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10 * 60);
-
-/// A command or reply line may take this long from its first byte to its last.
-pub const LINE_TIMEOUT: Duration = Duration::from_secs(2 * 60);
-
-/// A message or list may take this long from its status line to its end.
-pub const MULTI_LINE_TIMEOUT: Duration = Duration::from_secs(4 * 60 * 60);
-
-/// The driver's scan may take this long; its own limits should strike long before.
-pub const VERDICT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
-
-/// A server that falls silent for this long right behind an odd end of message has ended it.
-pub const ODD_END_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// A client may take this long to end its direction after the server has ended the other.
-pub const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(2 * 60);
-
 /// First byte of a TLS connection: a handshake record (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 22;
-
-/// What a POP3 session is allowed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Largest answer to RETR or TOP that is held for its verdict, in bytes. Beyond it the message
-    /// passes unscanned as it comes, and is counted ([`Event::HoldLimit`]). This much memory per
-    /// session in the worst case.
-    pub message_hold_bytes_max: usize,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { message_hold_bytes_max: MESSAGE_HOLD_BYTES_DEFAULT }
-    }
-}
 
 /// A POP3 session; see [`crate::Session`] for the order of calls.
 pub struct Pop3Session {
     language: Language,
     templates: Arc<Templates>,
-    message_hold_bytes_max: usize,
+    settings: Settings,
     phase: Phase,
     turn: Turn,
     reading: Reading,
@@ -109,6 +80,11 @@ pub struct Pop3Session {
     server: Inbox,
     /// The server said `-ERR` on its own, as before an automatic logout.
     server_gave_up: bool,
+    /// Commands answered here, in total.
+    refused: u32,
+    /// Since when it has been the turn of the oldest command: it was forwarded, or the answer before
+    /// its own ended.
+    turn_since: Instant,
     outputs: VecDeque<Output>,
 }
 
@@ -116,7 +92,7 @@ pub struct Pop3Session {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// TLS: bytes are passed through.
+    /// TLS, or nothing that can be followed: bytes are passed through.
     Opaque,
     /// Both connections have been shut down by us.
     Closed,
@@ -130,6 +106,8 @@ enum Turn {
     AuthReply,
     /// A response to a SASL challenge, whatever it looks like.
     AuthResponse,
+    /// The answer to an unknown command is not over: what comes waits.
+    Unknown,
     /// STLS is on its way: nothing may come (CVE-2011-0411).
     TlsReply,
     /// The server has agreed to STLS: a TLS handshake, the client's first.
@@ -148,8 +126,10 @@ enum InFlight {
 enum Reading {
     /// A reply line.
     Reply,
-    /// A list, or a message too large to hold: passed on as it comes.
+    /// A list, or a message that cannot be held: passed on as it comes.
     List { stream: DotStream, since: Instant },
+    /// Behind the `+OK` to an unknown command: more of its answer, or nothing.
+    Unframed { lf_only: bool, since: Instant },
     /// A message that is held. Boxed: most sessions are idle.
     Message { message: Box<Message>, since: Instant },
     /// Nothing is read until the verdict on this message.
@@ -166,7 +146,7 @@ impl Pop3Session {
         Self {
             language: settings.language,
             templates: Arc::clone(&settings.templates),
-            message_hold_bytes_max: settings.pop3.message_hold_bytes_max,
+            settings: settings.pop3.clone(),
             phase: Phase::Open,
             turn: Turn::Command,
             reading: Reading::Reply,
@@ -174,6 +154,8 @@ impl Pop3Session {
             client: Inbox::new(now),
             server: Inbox::new(now),
             server_gave_up: false,
+            refused: 0,
+            turn_since: now,
             outputs: VecDeque::new(),
         }
     }
@@ -221,6 +203,12 @@ impl Pop3Session {
         }
     }
 
+    /// See [`crate::Session::hold_failed`].
+    pub fn hold_failed(&mut self, now: Instant) {
+        self.no_room(now);
+        self.advance(now);
+    }
+
     /// See [`crate::Session::poll_output`].
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
@@ -264,98 +252,6 @@ impl Pop3Session {
     /// queue, SASL responses for their challenge.
     fn advance(&mut self, now: Instant) {
         while self.phase == Phase::Open && (self.advance_client(now) || self.advance_server(now)) {}
-    }
-
-    /// One step of what the client sent; false when there is none.
-    fn advance_client(&mut self, now: Instant) -> bool {
-        if self.client.is_empty() {
-            if self.client.end == Some(End::Fin) && !self.client.end_relayed {
-                // A line without its end is no command and would be one for some servers: dropped.
-                self.client.partial();
-                self.client.end_relayed = true;
-                self.outputs.push_back(Output::Shutdown { to: Side::Server, how: End::Fin });
-                self.note_ends();
-            }
-            return false;
-        }
-        match self.turn {
-            Turn::AuthReply => false,
-            Turn::Command if self.in_flight.is_full() => false,
-            Turn::TlsReply => {
-                self.violation(Side::Client, Violation::InjectionBehindStartTls);
-                true
-            }
-            Turn::TlsHello if self.client.first() == Some(TLS_HANDSHAKE) => {
-                self.phase = Phase::Opaque;
-                self.event(Event::Opaque(OpaqueReason::Tls));
-                while let Some(bytes) = self.client.take(usize::MAX) {
-                    self.send(Side::Server, bytes);
-                }
-                true
-            }
-            Turn::TlsHello => {
-                self.violation(Side::Client, Violation::InjectionBehindStartTls);
-                true
-            }
-            Turn::Command | Turn::AuthResponse => {
-                match self.client.line(COMMAND_LINE_BYTES_MAX, now) {
-                    Step::Line(line) => self.on_client_line(line, now),
-                    Step::TooLong if self.turn == Turn::AuthResponse => {
-                        self.violation(Side::Client, Violation::LineTooLong);
-                    }
-                    Step::TooLong => self.event(Event::Violation {
-                        side: Side::Client,
-                        what: Violation::LineTooLong,
-                    }),
-                    Step::Dropped => self.refuse(replies::TOO_LONG),
-                    Step::More => return false,
-                }
-                true
-            }
-        }
-    }
-
-    fn on_client_line(&mut self, line: Bytes, now: Instant) {
-        let content = content(&line);
-        if self.turn == Turn::AuthResponse {
-            // Never a command, and never looked into: it may be a password.
-            if content.iter().any(|byte| byte.is_ascii_control()) {
-                return self.violation(Side::Client, Violation::BareLineEnd);
-            }
-            self.server.heard = now;
-            self.turn = Turn::AuthReply;
-            return self.forward_line(Side::Server, line);
-        }
-        match command::parse(content) {
-            Err(Refusal::Empty) => self.refuse(replies::EMPTY),
-            Err(Refusal::ControlByte) => {
-                self.event(Event::Violation { side: Side::Client, what: Violation::BareLineEnd });
-                self.refuse(replies::CONTROL_BYTE);
-            }
-            Ok(command) => {
-                if self.in_flight.is_empty() {
-                    self.server.heard = now;
-                }
-                self.turn = match command {
-                    Command::Auth => Turn::AuthReply,
-                    Command::Stls => Turn::TlsReply,
-                    _ => Turn::Command,
-                };
-                self.enqueue(InFlight::Server(command));
-                self.forward_line(Side::Server, line);
-            }
-        }
-    }
-
-    /// Answers a command ourselves, in its turn.
-    fn refuse(&mut self, reply: &'static [u8]) {
-        self.enqueue(InFlight::Own(reply));
-        self.settle();
-    }
-
-    fn enqueue(&mut self, reply: InFlight) {
-        let queued = self.in_flight.push_back(reply);
-        debug_assert!(queued.is_ok(), "no command is read while the queue is full");
     }
 
     /// Sends our own replies whose turn it is: while an answer is being read, its command is in front.
@@ -404,13 +300,36 @@ impl Pop3Session {
 
     /// Ends the session: with a last reply where one has its place, else by a reset.
     fn fail(&mut self, reply: &'static [u8]) {
-        let between_replies = !matches!(self.reading, Reading::List { .. });
+        let between_replies = match &self.reading {
+            Reading::Reply => true,
+            Reading::Message { message, .. } | Reading::Verdict { message, .. } => {
+                !message.early.status_is_out
+            }
+            Reading::List { .. } | Reading::Unframed { .. } => false,
+        };
         if between_replies && self.turn != Turn::TlsHello {
             self.abort_message();
             self.send(Side::Client, Bytes::from_static(reply));
             self.close(End::Fin, End::Reset);
         } else {
             self.close(End::Reset, End::Reset);
+        }
+    }
+
+    /// From here on bytes pass both ways as they come.
+    fn go_opaque(&mut self, reason: OpaqueReason) {
+        self.phase = Phase::Opaque;
+        self.event(Event::Opaque(reason));
+        self.in_flight.clear();
+        for from in [Side::Client, Side::Server] {
+            let inbox = if from == Side::Client { &mut self.client } else { &mut self.server };
+            let (rest, ended) = (inbox.take_all(), inbox.end.filter(|_| !inbox.end_relayed));
+            for bytes in rest {
+                self.send(from.other(), bytes);
+            }
+            if let Some(how) = ended {
+                self.outputs.push_back(Output::Shutdown { to: from.other(), how });
+            }
         }
     }
 
@@ -433,9 +352,15 @@ impl Pop3Session {
     }
 
     fn abort_message(&mut self) {
-        if matches!(self.reading, Reading::Message { .. } | Reading::Verdict { .. }) {
-            self.reading = Reading::Reply;
+        let message = match std::mem::replace(&mut self.reading, Reading::Reply) {
+            Reading::Message { message, .. } | Reading::Verdict { message, .. } => message,
+            other => return self.reading = other,
+        };
+        if message.fate != Fate::NoRoom {
             self.outputs.push_back(Output::MessageAbort);
+        }
+        if message.is_kept {
+            self.outputs.push_back(Output::DropHeld);
         }
     }
 }
@@ -446,6 +371,7 @@ impl fmt::Debug for Pop3Session {
         let reading = match self.reading {
             Reading::Reply => "reply",
             Reading::List { .. } => "list",
+            Reading::Unframed { .. } => "unframed",
             Reading::Message { .. } => "message",
             Reading::Verdict { .. } => "verdict",
         };

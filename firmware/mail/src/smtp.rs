@@ -255,6 +255,16 @@ impl SmtpSession {
         self.run();
     }
 
+    /// See [`crate::Session::hold_failed`].
+    pub fn hold_failed(&mut self, now: Instant) {
+        self.now = now;
+        if matches!(self.phase, Phase::Message(_) | Phase::Held(_)) {
+            self.abort_message();
+            self.refuse_message(text::tempfailed("No room to hold the message"));
+        }
+        self.run();
+    }
+
     /// See [`crate::Session::poll_output`].
     pub fn poll_output(&mut self) -> Option<Output> {
         if self.outputs.is_empty() && matches!(self.phase, Phase::Message(_)) {

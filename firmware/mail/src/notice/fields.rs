@@ -56,12 +56,11 @@ impl HeaderCapture {
     /// A whole field as a rule. The last one that may be cut anywhere goes byte by byte, so that
     /// there is something to say for as long as possible; the message must not end in between, but
     /// a line end may follow at any time.
-    #[allow(dead_code, reason = "for the keep-alive of POP3")]
     pub(crate) fn next_release(&self, out: usize) -> Option<usize> {
         let fields = self.safe_fields();
         let dripping = fields.iter().rposition(Field::is_unstructured);
         let (at, field) = fields.iter().enumerate().find(|(_, field)| out < field.end)?;
-        let rest = self.bytes().get(out..field.end)?;
+        let rest = self.as_on_wire().get(out..field.end)?;
         if Some(at) != dripping {
             return Some(rest.len());
         }
@@ -77,7 +76,7 @@ impl HeaderCapture {
                 names.push(field.name);
             }
         }
-        let bytes = self.bytes().get(..out).unwrap_or_default();
+        let bytes = self.as_on_wire().get(..out).unwrap_or_default();
         Released { names, within_line: out > 0 && !bytes.ends_with(b"\r\n") }
     }
 
@@ -87,7 +86,7 @@ impl HeaderCapture {
         let mut fields: Vec<Field> = Vec::new();
         let mut open: Option<Field> = None;
         let mut at = 0;
-        for line in self.bytes().split_inclusive(|byte| *byte == b'\n') {
+        for line in self.as_on_wire().split_inclusive(|byte| *byte == b'\n') {
             let continues = line.starts_with(b" ") || line.starts_with(b"\t");
             if !continues && let Some(mut field) = open.take() {
                 field.end = at;
@@ -120,7 +119,8 @@ impl HeaderCapture {
         {
             return false;
         }
-        let value = self.bytes().get(field.start + name.len() + 1..field.end).unwrap_or_default();
+        let value =
+            self.as_on_wire().get(field.start + name.len() + 1..field.end).unwrap_or_default();
         let value = clean(value);
         match name {
             "date" => is_date(&value),
@@ -170,7 +170,6 @@ fn is_safe_line(text: &[u8]) -> bool {
 
 /// The shortest beginning of a field's rest behind which a line may end: one character, with the
 /// fold before it, or the line end alone.
-#[allow(dead_code, reason = "for the keep-alive of POP3")]
 fn drip(rest: &[u8]) -> usize {
     if rest == b"\r\n" {
         return rest.len();

@@ -20,6 +20,8 @@ const DATE_UNKNOWN: &str = "Thu, 01 Jan 1970 00:00:00 +0000";
 #[derive(Default)]
 pub(crate) struct HeaderCapture {
     bytes: Vec<u8>,
+    /// Up to here it is what crosses the wire, too.
+    sealed_at: Option<usize>,
 }
 
 impl HeaderCapture {
@@ -29,6 +31,17 @@ impl HeaderCapture {
         self.bytes.extend_from_slice(content.get(..room).unwrap_or(content));
     }
 
+    /// What comes from here on is not as it crosses the wire (unstuffed dots, for one).
+    pub(crate) fn seal(&mut self) {
+        self.sealed_at.get_or_insert(self.bytes.len());
+    }
+
+    /// The beginning that is as it crosses the wire.
+    pub(crate) fn as_on_wire(&self) -> &[u8] {
+        self.sealed_at.and_then(|at| self.bytes.get(..at)).unwrap_or(&self.bytes)
+    }
+
+    #[cfg(test)]
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }

@@ -35,8 +35,8 @@ fn english(protocol: Protocol, kept: bool, unscanned: bool, contact: &str, id: &
         ),
         (Protocol::Pop3, false, true) => format!(
             "The original stays in your mailbox on the mail server until your mail\n\
-             program deletes it there: fetch it again later. If this happens again,\n\
-             {ask}"
+             program deletes it there, so fetch it again later. If this happens\n\
+             again, {ask}"
         ),
         (Protocol::Smtp, false, false) => format!(
             "No copy of it was kept. If you expected this message, have it sent in\n\

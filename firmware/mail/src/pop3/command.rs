@@ -3,9 +3,12 @@
 /// A command, by the shape of its answer (RFC 1939, 2449, 2595, 5034, 6856).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Command {
-    /// One line either way. Also every command that is not known here: a multi-line answer to one
-    /// shows as a line that is no reply, which ends the session before any of it is passed on.
+    /// One line either way.
     Line,
+    /// Not known here: `+OK` may be the whole answer, or begin a list or a message.
+    Unknown,
+    /// XTND XMIT, in no RFC: behind `+OK` the client sends a message.
+    Submit,
     /// PASS or APOP: one line; `+OK` means logged in.
     Login,
     /// `AUTH mechanism`: challenges, then one line.
@@ -28,7 +31,12 @@ pub(super) enum Refusal {
     ControlByte,
     /// Nothing in it: some servers answer, some do not.
     Empty,
+    /// XCLIENT: a server that trusts this gateway's address would take the client's word for who it is.
+    Forbidden,
 }
+
+/// Commands with answers of one line (RFC 1939; LAST of RFC 1460; UTF8 of RFC 6856).
+const SINGLE_LINE: [&str; 8] = ["USER", "STAT", "DELE", "NOOP", "RSET", "QUIT", "LAST", "UTF8"];
 
 /// Reads a command line without its line end.
 ///
@@ -44,6 +52,9 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, Refusal> {
     let keyword = words.next().ok_or(Refusal::Empty)?;
     let argument = words.next();
     let is = |name: &str| keyword.eq_ignore_ascii_case(name.as_bytes());
+    if is("XCLIENT") {
+        return Err(Refusal::Forbidden);
+    }
     Ok(if is("RETR") || is("TOP") {
         Command::Retrieve { number: argument.and_then(number) }
     } else if is("CAPA") {
@@ -56,8 +67,12 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, Refusal> {
         Command::Login
     } else if is("STLS") {
         Command::Stls
-    } else {
+    } else if SINGLE_LINE.iter().any(|name| is(name)) {
         Command::Line
+    } else if is("XTND") && argument.is_some_and(|word| word.eq_ignore_ascii_case(b"XMIT")) {
+        Command::Submit
+    } else {
+        Command::Unknown
     })
 }
 
@@ -90,8 +105,15 @@ mod tests {
             ("STAT", Command::Line),
             ("LAST", Command::Line),
             ("QUIT", Command::Line),
-            ("XTND XMIT", Command::Line),
-            ("RETRO 1", Command::Line),
+            ("utf8", Command::Line),
+            ("LANG *", Command::Line),
+            ("AUTH PLAIN =", Command::Auth),
+            ("XTND XMIT", Command::Submit),
+            ("xtnd\txmit x", Command::Submit),
+            ("XTND XLIST From 1", Command::Unknown),
+            ("XTND", Command::Unknown),
+            ("RETRO 1", Command::Unknown),
+            ("XSENDER 1", Command::Unknown),
             ("USER RETR 1", Command::Line),
             ("PASS LIST", Command::Login),
             ("APOP mrose c4c9334bac560ecc979e58001b3e22fb", Command::Login),
@@ -126,6 +148,7 @@ mod tests {
         for line in ["RETR\x0b1", "RETR 1\0", "NOOP\rRETR 1", "RETR 1\r", "\x7fRETR 1", "\0"] {
             assert_eq!(parse(line.as_bytes()), Err(Refusal::ControlByte), "{line:?}");
         }
+        assert_eq!(parse(b"xclient ADDR=192.0.2.1"), Err(Refusal::Forbidden));
         for line in ["", " ", "\t "] {
             assert_eq!(parse(line.as_bytes()), Err(Refusal::Empty), "{line:?}");
         }

@@ -116,6 +116,14 @@ impl Inbox {
         self.lines.partial.split().freeze()
     }
 
+    /// Takes everything that waits, a line's beginning included.
+    pub(super) fn take_all(&mut self) -> Vec<Bytes> {
+        let partial = self.partial();
+        self.bytes = 0;
+        let rest = self.chunks.drain(..);
+        std::iter::once(partial).chain(rest).filter(|bytes| !bytes.is_empty()).collect()
+    }
+
     /// Forgets everything that waits.
     pub(super) fn clear(&mut self) {
         self.chunks.clear();

@@ -1,4 +1,6 @@
-//! One message on its way from the server: cut from the stream, held until the verdict.
+//! One message on its way from the server: cut from the stream, and what of it has left early.
+
+use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr;
@@ -6,104 +8,126 @@ use memchr::memchr;
 use crate::dot::{DotFramer, Piece};
 use crate::notice::HeaderCapture;
 
-/// Pieces smaller than this are copied together, so that a server which sends single bytes does
-/// not cost a buffer for each.
-const COALESCE_BYTES: usize = 4 * 1024;
+/// Pieces smaller than this are joined, so that a mail of dot lines does not cost an output for each.
+const JOINED_PIECE_BYTES_MAX: usize = 4 * 1024;
 
-/// Size of the buffers that small pieces are copied into, in bytes.
-const COALESCED_BYTES: usize = 64 * 1024;
-
-/// A message that is being received or waits for its verdict.
-///
-/// A keep-alive for clients during a long hold (some header lines ahead of the rest) has its place
-/// here and in the session's timer: it would send a prefix of `hold` early and remember how much,
-/// and a notice would then begin behind that prefix.
+/// A message that is being received or waits for its verdict. Its bytes are with the driver.
 pub(super) struct Message {
     pub(super) stream: DotStream,
-    /// The answer as it came, from the status line on. `None` once it is sure to be replaced.
-    hold: Option<Hold>,
-    /// The beginning of the content, for a notice.
+    pub(super) fate: Fate,
+    /// The driver keeps a beginning of the answer: all of it so far, if its fate is [`Fate::Held`].
+    pub(super) is_kept: bool,
+    /// The beginning of the content, for a notice and for the keep-alive.
     pub(super) headers: HeaderCapture,
-    /// Bytes of the answer as the server sent it, for the limit. (Repaired line ends may make the
-    /// hold larger, at worst twice as large.)
-    pub(super) received_bytes: usize,
+    /// Bytes of the answer as the server sent it, for the limit. (Repaired line ends may make what
+    /// is kept larger, at worst twice as large.)
+    pub(super) received_bytes: u64,
     /// Nothing but line ends came since a lone dot with odd ones: the server may be done.
     pub(super) at_odd_end: bool,
+    pub(super) early: Early,
+}
+
+/// What is known of a message's end before its verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// All of it is held, and the verdict decides.
+    Held,
+    /// Its line ends can be read in several ways: whatever the verdict, a notice takes its place.
+    Malformed,
+    /// It could not be held: it is not scanned any more, and a notice takes its place.
+    NoRoom,
+}
+
+/// What of a held answer has left ahead of its verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Early {
+    /// When more is due; `None`: never, or as soon as there is something.
+    pub(super) due: Option<Instant>,
+    /// More was due when there was nothing to say.
+    pub(super) is_overdue: bool,
+    /// Length of the status line as it is kept, in bytes.
+    status_bytes: usize,
+    /// The status line has left.
+    pub(super) status_is_out: bool,
+    /// Bytes of the message that have left.
+    pub(super) out_bytes: usize,
+}
+
+/// The next thing to let out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Piecemeal {
+    /// The status line, of that many bytes.
+    Status(usize),
+    /// That many bytes of the message.
+    Header(usize),
+}
+
+impl Early {
+    /// Nothing has left.
+    pub(super) fn held(status_bytes: usize, due: Option<Instant>) -> Self {
+        Self { due, is_overdue: false, status_bytes, status_is_out: false, out_bytes: 0 }
+    }
+
+    /// The status line went out as it came.
+    pub(super) fn behind_status(due: Option<Instant>) -> Self {
+        Self { due, is_overdue: false, status_bytes: 0, status_is_out: true, out_bytes: 0 }
+    }
 }
 
 impl Message {
-    /// Behind a status line of that many bytes, which is still to be held.
-    pub(super) fn new(status_bytes: usize, stream: DotStream) -> Self {
+    pub(super) fn new(status_bytes: usize, stream: DotStream, early: Early) -> Self {
         Self {
             stream,
-            hold: Some(Hold::default()),
+            fate: Fate::Held,
+            is_kept: true,
             headers: HeaderCapture::default(),
-            received_bytes: status_bytes,
+            received_bytes: status_bytes as u64,
             at_odd_end: false,
+            early,
         }
-    }
-
-    /// Keeps bytes for the release.
-    pub(super) fn hold(&mut self, wire: Bytes) {
-        if let Some(hold) = &mut self.hold {
-            hold.push(wire);
-        }
-    }
-
-    /// The message will be replaced whatever the verdict.
-    pub(super) fn drop_hold(&mut self) {
-        self.hold = None;
-    }
-
-    #[cfg(test)]
-    pub(super) fn held_chunks(&self) -> usize {
-        self.hold.as_ref().map_or(0, |hold| hold.chunks.len())
-    }
-
-    /// The framing, and what is held.
-    pub(super) fn into_parts(self) -> (DotStream, Vec<Bytes>) {
-        (self.stream, self.hold.map(Hold::into_chunks).unwrap_or_default())
-    }
-
-    /// Its line ends can be read in several ways, so that it must not be passed on.
-    pub(super) fn is_malformed(&self) -> bool {
-        self.hold.is_none()
     }
 
     /// How many more bytes may be held.
-    pub(super) fn room(&self, limit: usize) -> usize {
-        if self.is_malformed() { usize::MAX } else { limit.saturating_sub(self.received_bytes) }
-    }
-}
-
-/// Bytes in the order in which they came.
-#[derive(Default)]
-struct Hold {
-    chunks: Vec<Bytes>,
-    tail: BytesMut,
-}
-
-impl Hold {
-    fn push(&mut self, bytes: Bytes) {
-        if bytes.len() >= COALESCE_BYTES {
-            self.flush();
-            self.chunks.push(bytes);
-        } else {
-            self.tail.extend_from_slice(&bytes);
-            if self.tail.len() >= COALESCED_BYTES {
-                self.flush();
+    pub(super) fn room(&self, limit: u64) -> usize {
+        match self.fate {
+            Fate::Held => {
+                usize::try_from(limit.saturating_sub(self.received_bytes)).unwrap_or(usize::MAX)
             }
+            // They are counted and thrown away.
+            Fate::Malformed | Fate::NoRoom => usize::MAX,
         }
     }
 
-    fn into_chunks(mut self) -> Vec<Bytes> {
-        self.flush();
-        self.chunks
+    /// What may leave next, if anything may.
+    pub(super) fn next_early(&self) -> Option<Piecemeal> {
+        if !self.early.status_is_out {
+            return Some(Piecemeal::Status(self.early.status_bytes));
+        }
+        self.headers.next_release(self.early.out_bytes).map(Piecemeal::Header)
+    }
+}
+
+/// Joins small pieces that follow each other.
+#[derive(Default)]
+pub(super) struct Joined {
+    small: BytesMut,
+}
+
+impl Joined {
+    /// Gives `bytes` to `out`, now or later; large pieces without a copy.
+    pub(super) fn push(&mut self, bytes: Bytes, out: &mut impl FnMut(Bytes)) {
+        if bytes.len() < JOINED_PIECE_BYTES_MAX {
+            self.small.extend_from_slice(&bytes);
+        } else {
+            self.flush(out);
+            out(bytes);
+        }
     }
 
-    fn flush(&mut self) {
-        if !self.tail.is_empty() {
-            self.chunks.push(self.tail.split().freeze());
+    /// Gives what is left to `out`.
+    pub(super) fn flush(&mut self, out: &mut impl FnMut(Bytes)) {
+        if !self.small.is_empty() {
+            out(self.small.split().freeze());
         }
     }
 }

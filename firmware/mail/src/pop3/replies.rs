@@ -7,11 +7,10 @@ use bytes::Bytes;
 
 use super::command::Command;
 use super::inbox::Step;
-use super::message::{DotStream, Message};
-use super::{InFlight, Pop3Session, REPLY_LINE_BYTES_MAX, Reading, Turn, content};
+use super::message::{DotStream, Early, Fate, Joined, Message};
+use super::{InFlight, Pop3Session, REPLY_LINE_BYTES_MAX, Reading, Turn, Unframed, content};
 use crate::dot::Piece;
-use crate::notice::{Cause, Notice};
-use crate::{Decision, End, Envelope, Event, Finding, Output, Protocol, Side, Violation};
+use crate::{End, Envelope, Event, OpaqueReason, Output, Protocol, Side, Violation};
 
 /// To a command over the limit.
 pub(super) const TOO_LONG: &[u8] = b"-ERR command line too long\r\n";
@@ -19,14 +18,15 @@ pub(super) const TOO_LONG: &[u8] = b"-ERR command line too long\r\n";
 pub(super) const EMPTY: &[u8] = b"-ERR no command\r\n";
 /// To a command that servers might read in different ways.
 pub(super) const CONTROL_BYTE: &[u8] = b"-ERR control character in command\r\n";
+/// To a command that is not let through.
+pub(super) const FORBIDDEN: &[u8] = b"-ERR command not allowed here\r\n";
+/// Before a close because of the client's errors.
+pub(super) const TOO_MANY_REFUSED: &[u8] = b"-ERR too many errors, closing the connection\r\n";
 /// Before a close because the server did not answer.
 pub(super) const SERVER_TIMED_OUT: &[u8] = b"-ERR the mail server did not answer in time\r\n";
 
 const CLIENT_VIOLATION: &[u8] = b"-ERR protocol error, closing the connection\r\n";
 const SERVER_VIOLATION: &[u8] = b"-ERR the mail server broke the protocol, closing\r\n";
-
-/// Name of the finding for a message whose end clients could see in different places.
-pub(super) const MALFORMED_LINE_END: &str = "Malformed.LineEnd";
 
 /// The last words to a client after that side's violation.
 pub(super) fn violation(side: Side) -> &'static [u8] {
@@ -40,7 +40,7 @@ pub(super) fn violation(side: Side) -> &'static [u8] {
 enum Status {
     Ok,
     Err,
-    /// A SASL challenge (RFC 5034 section 4); only to AUTH.
+    /// A SASL challenge (RFC 5034 section 4), to AUTH; or what looks like one, to an unknown command.
     Challenge,
 }
 
@@ -67,7 +67,12 @@ impl Pop3Session {
                 }
                 Step::More => return false,
             },
-            Reading::List { .. } => self.advance_list(),
+            Reading::List { .. } => self.advance_list(now),
+            // The server goes on: its answer to an unknown command is scanned, whatever it is.
+            Reading::Unframed { lf_only, .. } => {
+                let lf_only = *lf_only;
+                self.begin_message(None, lf_only, None, now);
+            }
             Reading::Message { .. } => self.advance_message(now),
             Reading::Verdict { .. } => return false,
         }
@@ -104,20 +109,34 @@ impl Pop3Session {
             Some(InFlight::Own(_)) | None => None,
         };
         match (status(text, command), command) {
-            (Some(Status::Challenge), _) => {
+            (Some(Status::Challenge), Some(Command::Auth)) => {
                 self.turn = Turn::AuthResponse;
                 self.forward_line(Side::Client, line);
             }
+            // Whose turn it is, and in what, is not known any more.
+            (Some(Status::Challenge), Some(Command::Unknown))
+            | (Some(Status::Ok), Some(Command::Submit))
+                if self.settings.unframed == Unframed::Opaque =>
+            {
+                self.forward_line(Side::Client, line);
+                self.go_opaque(OpaqueReason::Unframed);
+            }
             (Some(Status::Ok), Some(Command::Retrieve { number })) => {
-                self.begin_message(line, number, now);
+                let lf_only = !line.ends_with(b"\r\n");
+                self.begin_message(Some(line), lf_only, number, now);
             }
             (Some(Status::Ok), Some(Command::Listing)) => {
                 let stream = DotStream::new(!line.ends_with(b"\r\n"));
                 self.reading = Reading::List { stream, since: now };
                 self.forward_line(Side::Client, line);
             }
+            (Some(Status::Ok), Some(Command::Unknown)) => {
+                let lf_only = !line.ends_with(b"\r\n");
+                self.reading = Reading::Unframed { lf_only, since: now };
+                self.forward_line(Side::Client, line);
+            }
             (Some(status @ (Status::Ok | Status::Err)), Some(command)) => {
-                self.in_flight.pop_front();
+                self.answered(now);
                 self.forward_line(Side::Client, line);
                 self.on_single_line(command, &status);
             }
@@ -128,6 +147,22 @@ impl Pop3Session {
             }
             _ => self.violation(Side::Server, Violation::UnexpectedReply),
         }
+    }
+
+    /// The answer to the oldest command is over.
+    pub(super) fn answered(&mut self, now: Instant) {
+        self.in_flight.pop_front();
+        self.turn_since = now;
+        if self.turn == Turn::Unknown && !self.awaits_unknown() {
+            self.turn = Turn::Command;
+        }
+    }
+
+    fn awaits_unknown(&self) -> bool {
+        let is_unknown = |reply: &InFlight| {
+            matches!(reply, InFlight::Server(Command::Unknown | Command::Submit))
+        };
+        self.in_flight.iter().any(is_unknown)
     }
 
     fn on_single_line(&mut self, command: Command, status: &Status) {
@@ -142,29 +177,49 @@ impl Pop3Session {
         }
     }
 
-    /// A list, or a message over the hold limit.
-    fn advance_list(&mut self) {
+    /// A list, or a message that cannot be held.
+    fn advance_list(&mut self, now: Instant) {
         let Reading::List { stream, .. } = &mut self.reading else { return };
         let Some(mut input) = self.server.take(usize::MAX) else { return };
+        let outputs = &mut self.outputs;
+        let mut send = |bytes| outputs.push_back(Output::Send { to: Side::Client, bytes });
+        let mut sent = Joined::default();
+        let mut end = None;
         while let Some(piece) = stream.advance(&mut input) {
             match piece {
-                Piece::Data { wire: bytes, .. } => {
-                    self.outputs.push_back(Output::Send { to: Side::Client, bytes });
+                Piece::Data { wire, .. } => sent.push(wire, &mut send),
+                Piece::Trick => {
+                    end = Some(piece);
+                    break;
                 }
-                // Part of it is out: neither a notice nor a reply has a place any more.
-                Piece::Trick => return self.violation(Side::Server, Violation::BareLineEnd),
-                Piece::End { marker: bytes, .. } => {
-                    self.outputs.push_back(Output::Send { to: Side::Client, bytes });
-                    self.server.untake(input);
-                    self.reading = Reading::Reply;
-                    self.in_flight.pop_front();
-                    return;
+                Piece::End { ref marker, .. } => {
+                    sent.push(marker.clone(), &mut send);
+                    end = Some(piece);
+                    break;
                 }
             }
         }
+        sent.flush(&mut send);
+        match end {
+            // Part of it is out: neither a notice nor a reply has a place any more.
+            Some(Piece::Trick) => self.violation(Side::Server, Violation::BareLineEnd),
+            Some(_) => {
+                self.server.untake(input);
+                self.reading = Reading::Reply;
+                self.answered(now);
+            }
+            None => {}
+        }
     }
 
-    fn begin_message(&mut self, status: Bytes, number: Option<u32>, now: Instant) {
+    /// `status` is still to be held, if there is one.
+    fn begin_message(
+        &mut self,
+        status: Option<Bytes>,
+        lf_only: bool,
+        number: Option<u32>,
+        now: Instant,
+    ) {
         self.outputs.push_back(Output::MessageBegin(Envelope {
             protocol: Protocol::Pop3,
             authenticated: true,
@@ -172,58 +227,79 @@ impl Pop3Session {
             rcpt_to: Vec::new(),
             message_number: number,
         }));
-        let lf_only = !status.ends_with(b"\r\n");
-        let mut message = Message::new(status.len(), DotStream::new(lf_only));
-        if lf_only {
-            message.hold(status.slice(..content(&status).len()));
-            message.hold(Bytes::from_static(b"\r\n"));
-        } else {
-            message.hold(status);
-        }
+        let due = self.turn_since.checked_add(self.settings.keep_alive_first);
+        let mut received_bytes = 0;
+        let early = match status {
+            None => Early::behind_status(due),
+            Some(status) => {
+                received_bytes = status.len();
+                let text = status.slice(..content(&status).len());
+                let bytes = if lf_only { [&*text, b"\r\n"].concat().into() } else { status };
+                let early = Early::held(bytes.len(), due);
+                self.outputs.push_back(Output::Hold(bytes));
+                early
+            }
+        };
+        let message = Message::new(received_bytes, DotStream::new(lf_only), early);
         self.reading = Reading::Message { message: Box::new(message), since: now };
     }
 
     fn advance_message(&mut self, now: Instant) {
         let Reading::Message { message, .. } = &mut self.reading else { return };
-        let room = message.room(self.message_hold_bytes_max);
+        let room = message.room(self.settings.message_hold_bytes_max);
         if room == 0 {
-            return self.stream_on();
+            return self.no_room(now);
         }
         let Some(mut input) = self.server.take(room) else { return };
-        message.received_bytes += input.len();
-        let outputs = &mut self.outputs;
-        let mut ended = false;
+        message.received_bytes += input.len() as u64;
+        let (mut held, mut scanned) = (Joined::default(), Joined::default());
+        let mut outputs = Vec::new();
+        let header_bytes = message.headers.as_on_wire().len();
+        let (mut ended, mut tricked) = (false, false);
         while let Some(piece) = message.stream.advance(&mut input) {
-            let data = match piece {
+            let (wire, content) = match piece {
                 Piece::Data { wire, content } => {
                     message.at_odd_end &= wire.iter().all(|byte| matches!(byte, b'\r' | b'\n' | 0));
-                    message.hold(wire);
-                    content
+                    (wire, content)
                 }
                 Piece::Trick => {
                     message.at_odd_end = true;
-                    if !message.is_malformed() {
-                        message.drop_hold();
-                        let what = Violation::BareLineEnd;
-                        outputs.push_back(Output::Event(Event::Violation {
-                            side: Side::Server,
-                            what,
-                        }));
+                    message.headers.seal();
+                    if message.fate == Fate::Held {
+                        message.fate = Fate::Malformed;
+                        tricked = true;
                     }
                     continue;
                 }
                 Piece::End { marker, content } => {
-                    message.hold(marker);
                     ended = true;
-                    content
+                    (marker, content)
                 }
             };
-            if !data.is_empty() {
-                message.headers.push(&data);
-                outputs.push_back(Output::MessageData(data));
+            if !ended && wire.len() != content.len() {
+                message.headers.seal();
+            }
+            message.headers.push(&content);
+            if message.fate == Fate::Held {
+                held.push(wire, &mut |bytes| outputs.push(Output::Hold(bytes)));
+            }
+            if message.fate != Fate::NoRoom {
+                scanned.push(content, &mut |bytes| outputs.push(Output::MessageData(bytes)));
             }
         }
+        held.flush(&mut |bytes| outputs.push(Output::Hold(bytes)));
+        scanned.flush(&mut |bytes| outputs.push(Output::MessageData(bytes)));
+        self.outputs.extend(outputs);
         self.server.untake(input);
+        if message.early.is_overdue
+            && message.headers.as_on_wire().len() > header_bytes
+            && message.next_early().is_some()
+        {
+            (message.early.due, message.early.is_overdue) = (Some(now), false);
+        }
+        if tricked {
+            self.event(Event::Violation { side: Side::Server, what: Violation::BareLineEnd });
+        }
         if ended {
             self.end_message(now);
         }
@@ -232,70 +308,16 @@ impl Pop3Session {
     /// The message is complete, by its mark or by the server's silence.
     pub(super) fn end_message(&mut self, now: Instant) {
         match mem::replace(&mut self.reading, Reading::Reply) {
+            Reading::Message { message, since } if message.fate == Fate::NoRoom => {
+                self.reading = Reading::Message { message, since };
+                self.end_unheld(now);
+            }
             Reading::Message { message, .. } => {
                 self.reading = Reading::Verdict { message, since: now };
                 self.outputs.push_back(Output::MessageEnd);
             }
             other => self.reading = other,
         }
-    }
-
-    /// The message is over the limit: it passes, unscanned and counted.
-    fn stream_on(&mut self) {
-        match mem::replace(&mut self.reading, Reading::Reply) {
-            Reading::Message { message, since } => {
-                self.event(Event::HoldLimit);
-                self.outputs.push_back(Output::MessageAbort);
-                let (stream, held) = message.into_parts();
-                for bytes in held {
-                    self.send(Side::Client, bytes);
-                }
-                self.reading = Reading::List { stream, since };
-            }
-            other => self.reading = other,
-        }
-    }
-
-    /// Carries out the decision on the message that waits for it.
-    pub(super) fn decide(&mut self, decision: Decision, now: Instant) {
-        let message = match mem::replace(&mut self.reading, Reading::Reply) {
-            Reading::Verdict { message, .. } => message,
-            other => return self.reading = other,
-        };
-        self.in_flight.pop_front();
-        self.server.heard = now;
-        let decision = match decision {
-            Decision::Release | Decision::Tempfail { .. } if message.is_malformed() => {
-                Decision::Refuse(Finding {
-                    name: MALFORMED_LINE_END.to_owned(),
-                    engine: "avr".to_owned(),
-                    ..Finding::default()
-                })
-            }
-            decision => decision,
-        };
-        let cause = match &decision {
-            Decision::Release => {
-                let (_, held) = message.into_parts();
-                for bytes in held {
-                    self.send(Side::Client, bytes);
-                }
-                return;
-            }
-            Decision::Refuse(finding) | Decision::Replace(finding) | Decision::Edit(finding) => {
-                Cause::Refused(finding)
-            }
-            Decision::Tempfail { reason } => Cause::Unscanned { reason },
-        };
-        let notice = Notice {
-            templates: &self.templates,
-            language: self.language,
-            protocol: Protocol::Pop3,
-            cause,
-            original: &message.headers,
-        };
-        let reply = notice.pop3_reply();
-        self.send(Side::Client, reply);
     }
 }
 
@@ -310,7 +332,7 @@ fn status(line: &[u8], awaited: Option<Command>) -> Option<Status> {
         Some(Status::Ok)
     } else if starts("-ERR") {
         Some(Status::Err)
-    } else if starts("+") && awaited == Some(Command::Auth) {
+    } else if starts("+") && matches!(awaited, Some(Command::Auth | Command::Unknown)) {
         Some(Status::Challenge)
     } else {
         None

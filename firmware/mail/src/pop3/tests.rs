@@ -3,8 +3,13 @@
 mod commands;
 mod corpus;
 mod endings;
+mod holding;
+mod keep_alive;
 mod messages;
 mod properties;
+mod unknown;
+
+use std::time::Duration;
 
 use super::*;
 use crate::Finding;
@@ -28,6 +33,8 @@ struct Script {
     sizes: Vec<usize>,
     /// Decisions on the messages to come; then [`Decision::Release`]. `None`: not answered.
     decisions: VecDeque<Option<Decision>>,
+    /// The last message has ended and has no verdict yet.
+    is_judged: bool,
     /// Messages with this in them are refused when no decision is left.
     refuses: Option<&'static [u8]>,
 }
@@ -53,12 +60,17 @@ impl Script {
             seen: Seen::default(),
             sizes: Vec::new(),
             decisions: VecDeque::new(),
+            is_judged: false,
             refuses: None,
         }
     }
 
-    fn with_hold_limit(message_hold_bytes_max: usize) -> Self {
-        let pop3 = Settings { message_hold_bytes_max };
+    fn with_hold_limit(message_hold_bytes_max: u64) -> Self {
+        Self::set(Settings { message_hold_bytes_max, ..Settings::default() })
+    }
+
+    /// A session with those settings whose user has logged in.
+    fn set(pop3: Settings) -> Self {
         let mut script = Self::with(&crate::Settings { pop3, ..crate::Settings::default() });
         script.log_in();
         script
@@ -101,7 +113,15 @@ impl Script {
     }
 
     fn decide(&mut self, decision: Decision) -> &mut Self {
+        self.is_judged = false;
         self.session.verdict(decision, self.now);
+        self.drain();
+        self
+    }
+
+    /// There is no room for what the session wants held.
+    fn hold_failed(&mut self) -> &mut Self {
+        self.session.hold_failed(self.now);
         self.drain();
         self
     }
@@ -125,6 +145,9 @@ impl Script {
             match output {
                 Output::MessageBegin(envelope) => {
                     assert!(envelope.authenticated && envelope.protocol == crate::Protocol::Pop3);
+                    let before = seen.messages.last().map(|message| message.2);
+                    assert!(before != Some(Some(false)) && !self.is_judged, "one at a time");
+                    assert!(seen.wires.held.is_empty(), "nothing is left of the one before");
                     seen.messages.push((envelope.message_number, Vec::new(), Some(false)));
                 }
                 Output::MessageData(bytes) => {
@@ -135,16 +158,22 @@ impl Script {
                 }
                 Output::MessageEnd => {
                     let message = seen.messages.last_mut().expect("a message has begun");
+                    assert_eq!(message.2, Some(false), "it ends once");
                     message.2 = Some(true);
+                    self.is_judged = true;
                     let evil = self.refuses.is_some_and(|evil| holds(&message.1, evil));
                     let scanned = if evil { refuse() } else { Decision::Release };
                     let decision = self.decisions.pop_front().unwrap_or(Some(scanned));
                     if let Some(decision) = decision {
+                        self.is_judged = false;
                         self.session.verdict(decision, self.now);
                     }
                 }
                 Output::MessageAbort => {
-                    seen.messages.last_mut().expect("a message has begun").2 = None;
+                    let message = seen.messages.last_mut().expect("a message has begun");
+                    assert!(message.2 == Some(false) || self.is_judged, "it has not ended yet");
+                    message.2 = None;
+                    self.is_judged = false;
                 }
                 Output::Event(event) => seen.events.push(event),
                 other => unreachable!("the wires perform {other:?}"),
@@ -192,9 +221,43 @@ fn answer(mail: &[u8]) -> Vec<u8> {
     [b"+OK message follows\r\n", &*testkit::dot_stuffed(mail)].concat()
 }
 
+/// Checks that `answer` is one answer to RETR, and the message in it a notice with every field that it
+/// needs, whatever of the original stands above them.
+fn assert_well_formed_notice(answer: &[u8]) {
+    // Every byte a character: there may be text of any charset in what the original left.
+    let text: String = answer.iter().copied().map(char::from).collect();
+    let (status, message) = text.split_once("\r\n").expect(&text);
+    assert!(status.starts_with("+OK"), "{text}");
+    assert!(message.ends_with("\r\n.\r\n"), "{text}");
+    assert_eq!(message.matches("\r\n.\r\n").count(), 1, "{text}");
+    assert!(!text.replace("\r\n", "").contains(['\r', '\n', '\0']), "{text}");
+    assert!(text.split("\r\n").all(|line| line.len() <= 998), "{text}");
+    let (header, body) = message.split_once("\r\n\r\n").expect(&text);
+    assert!(body.len() > 100, "{text}");
+    let mut names = Vec::new();
+    for line in header.split("\r\n") {
+        if line.starts_with([' ', '\t']) {
+            assert!(!names.is_empty() && !line.trim().is_empty(), "{text}");
+            continue;
+        }
+        let (name, _) = line.split_once(':').expect(&text);
+        assert!(!name.is_empty() && name.chars().all(|c| c.is_ascii_graphic()), "{text}");
+        names.push(name.to_ascii_lowercase());
+    }
+    let count = |name: &str| names.iter().filter(|other| *other == name).count();
+    let needed = ["from", "subject", "date", "x-avr-notice", "mime-version", "content-type"];
+    for name in needed {
+        assert_eq!(count(name), 1, "{name}: {text}");
+    }
+    for name in ["to", "cc", "sender", "reply-to", "message-id", "references", "in-reply-to"] {
+        assert!(count(name) <= 1, "{name}: {text}");
+    }
+    assert!(count("content-disposition") == 0 && count("content-transfer-encoding") == 1, "{text}");
+}
+
 /// Whether it is one complete answer with a notice in it, and none of a mail.
 fn assert_notice(reply: &str) {
-    assert!(reply.starts_with("+OK "), "{reply}");
+    assert!(reply.starts_with("+OK"), "{reply}");
     assert!(reply.contains("\r\nX-AVR-Notice: "), "{reply}");
     assert!(reply.ends_with("\r\n.\r\n"), "{reply}");
     assert_eq!(reply.matches("\r\n.\r\n").count(), 1, "{reply}");

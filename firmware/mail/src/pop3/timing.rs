@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{
     ANSWER_TIMEOUT, HALF_CLOSED_TIMEOUT, IDLE_TIMEOUT, InFlight, LINE_TIMEOUT, MULTI_LINE_TIMEOUT,
-    ODD_END_TIMEOUT, Phase, Pop3Session, Reading, Turn, VERDICT_TIMEOUT, replies,
+    ODD_END_TIMEOUT, Phase, Pop3Session, Reading, Turn, UNFRAMED_TIMEOUT, VERDICT_TIMEOUT, replies,
 };
 use crate::{Decision, End, Event, Output, Side};
 
@@ -19,6 +19,10 @@ pub(super) enum Wait {
     Verdict,
     /// More of a message that may have ended oddly.
     OddEnd,
+    /// More of an answer that may have ended with its first line.
+    Unframed,
+    /// Nothing must come: the client must hear something.
+    KeepAlive,
 }
 
 impl Pop3Session {
@@ -27,20 +31,23 @@ impl Pop3Session {
         if self.phase != Phase::Open {
             return None;
         }
+        let keep_alive = self.keep_alive_due().map(|due| (due, Wait::KeepAlive));
         if let Reading::Verdict { since, .. } = self.reading {
-            return Some((since + VERDICT_TIMEOUT, Wait::Verdict));
+            let verdict = (since + VERDICT_TIMEOUT, Wait::Verdict);
+            return Some(keep_alive.map_or(verdict, |keep_alive| keep_alive.min(verdict)));
         }
         let client_line = self.client.line_since.map(|since| (since + LINE_TIMEOUT, Wait::Client));
         let server_line = self.server.line_since.map(|since| (since + LINE_TIMEOUT, Wait::Server));
         let since = match &self.reading {
             Reading::Message { since, .. } | Reading::List { since, .. } => Some(*since),
-            Reading::Reply | Reading::Verdict { .. } => None,
+            Reading::Reply | Reading::Unframed { .. } | Reading::Verdict { .. } => None,
         };
         let multi_line = since.map(|since| (since + MULTI_LINE_TIMEOUT, Wait::Server));
-        let odd_end = match &self.reading {
+        let silence = match &self.reading {
             Reading::Message { message, .. } if message.at_odd_end => {
                 Some((self.server.heard + ODD_END_TIMEOUT, Wait::OddEnd))
             }
+            Reading::Unframed { since, .. } => Some((*since + UNFRAMED_TIMEOUT, Wait::Unframed)),
             _ => None,
         };
         let speaker = if self.server.end_relayed {
@@ -50,7 +57,20 @@ impl Pop3Session {
         } else {
             (self.client.heard.max(self.server.heard) + IDLE_TIMEOUT, Wait::Client)
         };
-        [client_line, server_line, multi_line, odd_end, Some(speaker)].into_iter().flatten().min()
+        [client_line, server_line, multi_line, silence, keep_alive, Some(speaker)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// When something has to leave for a client that waits for a message.
+    fn keep_alive_due(&self) -> Option<Instant> {
+        match &self.reading {
+            Reading::Message { message, .. } | Reading::Verdict { message, .. } => {
+                message.early.due
+            }
+            Reading::Reply | Reading::List { .. } | Reading::Unframed { .. } => None,
+        }
     }
 
     /// Whether it is the server's turn.
@@ -76,6 +96,11 @@ impl Pop3Session {
                 self.decide(Decision::Tempfail { reason }, now);
             }
             Wait::OddEnd => self.end_message(now),
+            Wait::Unframed => {
+                self.reading = Reading::Reply;
+                self.answered(now);
+            }
+            Wait::KeepAlive => self.keep_alive(now),
         }
     }
 }
