@@ -175,6 +175,10 @@ impl Script {
                     message.2 = None;
                     self.is_judged = false;
                 }
+                Output::Hold(_)
+                | Output::SendHeld { .. }
+                | Output::DropHeld
+                | Output::SendEdited { .. } => panic!("the session keeps its messages itself"),
                 Output::Event(event) => seen.events.push(event),
                 other => unreachable!("the wires perform {other:?}"),
             }

@@ -46,6 +46,8 @@ struct Lab {
     to_server: Vec<u8>,
     content: Vec<u8>,
     did: Vec<String>,
+    /// What the driver keeps ([`Output::Hold`]).
+    kept: Vec<u8>,
     /// Answers every message at once; one with this in it is refused.
     judges: Option<&'static str>,
 }
@@ -54,8 +56,8 @@ impl Lab {
     fn new() -> Self {
         let now = testkit::epoch();
         let session = SmtpSession::new(&crate::Settings::default(), now);
-        let (to_client, to_server, content, did) = Default::default();
-        Self { session, now, to_client, to_server, content, did, judges: None }
+        let (to_client, to_server, content, did, kept) = Default::default();
+        Self { session, now, to_client, to_server, content, did, kept, judges: None }
     }
 
     fn drain(&mut self) {
@@ -91,6 +93,25 @@ impl Lab {
                 assert!(!bytes.is_empty(), "no empty data");
                 self.content.extend_from_slice(&bytes);
                 return;
+            }
+            Output::Hold(bytes) => {
+                assert!(!bytes.is_empty(), "nothing empty is kept");
+                self.kept.extend_from_slice(&bytes);
+                return;
+            }
+            Output::SendHeld { to, bytes } => {
+                assert_eq!((to, bytes), (Side::Server, None));
+                self.to_server.append(&mut self.kept);
+                return;
+            }
+            Output::DropHeld => {
+                self.kept.clear();
+                "drop".to_owned()
+            }
+            Output::SendEdited { to, framing } => {
+                assert_eq!(to, Side::Server);
+                self.to_server.extend_from_slice(b"<edited>");
+                format!("edited {framing:?}")
             }
             Output::Shutdown { to, how } => format!("{how:?} {to:?}"),
             Output::MessageBegin(envelope) => {
