@@ -127,7 +127,7 @@ impl Counters {
         match outcome.opaque {
             None => numbers.sessions_scanned += 1,
             Some(Opaque::Tls) => numbers.sessions_tls += 1,
-            Some(Opaque::Setting) => numbers.sessions_unread += 1,
+            Some(Opaque::Setting | Opaque::Unframed) => numbers.sessions_unread += 1,
         }
         numbers.bytes_up += outcome.bytes_up;
         numbers.bytes_down += outcome.bytes_down;

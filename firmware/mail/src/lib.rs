@@ -204,6 +204,9 @@ pub enum Event {
     /// A message could not be held in full: it was too large, or the driver had no room. It passes
     /// unscanned, or a notice takes its place ([`pop3::OnHoldFailure`]).
     HoldLimit,
+    /// The server has accepted content that never crossed here, for the message under way or as one
+    /// of its own: that message must not count as scanned.
+    Unscanned(UnscannedReason),
 }
 
 /// Why a session went opaque.
@@ -212,8 +215,15 @@ pub enum OpaqueReason {
     /// STARTTLS or STLS was accepted by the server (RFC 3207, RFC 2595).
     Tls,
     /// The peers use something that no RFC describes and that cannot be followed
-    /// ([`pop3::Unframed::Opaque`]).
+    /// ([`smtp::Unframed`], [`pop3::Unframed`]).
     Unframed,
+}
+
+/// Why content did not cross here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UnscannedReason {
+    /// SMTP: BURL makes the server fetch it from a mail store (RFC 4468).
+    Burl,
 }
 
 /// How a peer broke the protocol.
@@ -227,8 +237,11 @@ pub enum Violation {
     InjectionBehindStartTls,
     /// A reply that is none, or to no command.
     UnexpectedReply,
-    /// A command that this gateway does not let through (XCLIENT, XFORWARD, PROXY, masked BDAT).
+    /// A command that this gateway does not let through (XCLIENT, XFORWARD, PROXY, or one of a
+    /// masked extension).
     ForbiddenCommand,
+    /// BDAT with a size that could be read in two ways, or none (RFC 3030 section 2).
+    ChunkSize,
     /// The peer spoke before its turn.
     OutOfTurn,
 }

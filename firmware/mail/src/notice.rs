@@ -84,7 +84,6 @@ impl Notice<'_> {
     /// The whole message as SMTP carries it: [`Framing::Dots`] with dots stuffed and its end behind
     /// it (CRLF.CRLF, of which the first CRLF ends the last line), [`Framing::Chunk`] the bytes of
     /// one BDAT chunk, whose size is theirs.
-    #[allow(dead_code, reason = "for the SMTP session, whose replies refuse in most cases")]
     pub(crate) fn smtp_message(&self, framing: Framing) -> Bytes {
         let message = self.message(0);
         Bytes::from(match framing {
@@ -117,13 +116,7 @@ impl Notice<'_> {
         field("Auto-Submitted", "auto-generated");
         field("MIME-Version", "1.0");
         field("Content-Type", "text/plain; charset=UTF-8");
-        // Text that is mostly ASCII stays readable as it is.
-        let (encoding, body) =
-            if body.bytes().filter(|byte| !byte.is_ascii()).count() * 4 < body.len() {
-                ("quoted-printable", quoted_printable(&body))
-            } else {
-                ("base64", base64_lines(&body.replace('\n', "\r\n")))
-            };
+        let (encoding, body) = encoded(&body);
         field("Content-Transfer-Encoding", encoding);
         message.push_str("\r\n");
         message.push_str(&body);
@@ -161,6 +154,37 @@ impl<'a> Cause<'a> {
             Self::Refused(finding) => Some(finding),
             Self::Unscanned { .. } => None,
         }
+    }
+}
+
+/// The notice as an entity (RFC 2045 section 2.4) that takes the place of the part of a message that
+/// must not arrive: header, empty line and text, without the end of the last line.
+#[must_use]
+pub fn entity(settings: &crate::Settings, finding: &Finding) -> Bytes {
+    let original = HeaderCapture::default();
+    let notice = Notice {
+        templates: &settings.templates,
+        language: settings.language,
+        protocol: Protocol::Smtp,
+        cause: Cause::Refused(finding),
+        original: &original,
+    };
+    let (_, text) = settings.templates.render(&notice);
+    let (encoding, body) = encoded(&text);
+    let body = body.trim_end();
+    Bytes::from(format!(
+        "Content-Type: text/plain; charset=UTF-8\r\n\
+         Content-Transfer-Encoding: {encoding}\r\n\
+         Content-Disposition: inline\r\n\r\n{body}"
+    ))
+}
+
+/// A text as a body with CRLF line ends, and its encoding. What is mostly ASCII stays readable.
+fn encoded(text: &str) -> (&'static str, String) {
+    if text.bytes().filter(|byte| !byte.is_ascii()).count() * 4 < text.len() {
+        ("quoted-printable", quoted_printable(text))
+    } else {
+        ("base64", base64_lines(&text.replace('\n', "\r\n")))
     }
 }
 

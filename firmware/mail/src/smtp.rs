@@ -1,27 +1,48 @@
-//! One SMTP session as it crosses the gateway (RFC 5321, 2920, 3207, 4954).
+//! One SMTP session as it crosses the gateway (RFC 5321, 2920, 3030, 3207, 4954).
 //!
 //! [`SmtpSession`] reads both directions in step: every command line that goes to the server is
 //! noted in a queue, every reply is matched with the oldest entry, and replies of the gateway's own
 //! stand in the same queue, so that they come in the order in which the client asked. A message
-//! streams to the server as it arrives; its end marker is held until the verdict.
+//! streams to the server as it arrives; what would make it real (the end marker, the last chunk) is
+//! held until the verdict. With [`Settings::hold`] nothing of it goes to the server before that.
 //!
-//! What is not passed on as it came: the EHLO reply loses CHUNKING, BINARYMIME and BURL; BDAT,
-//! BODY=BINARYMIME, BURL, XCLIENT, XFORWARD and PROXY are answered here; command lines with a bare
-//! LF, a bare CR or a NUL end the session, lines without a verb get a 500; a message with a lone dot
-//! between odd line ends is refused ([`crate::dot`]). Any other byte crosses unchanged.
+//! What is not passed on as it came:
+//!
+//! - the EHLO reply loses the keywords of [`Settings::masked`], and their commands are refused here;
+//! - XCLIENT, XFORWARD and PROXY are refused here;
+//! - command lines with a bare LF, a bare CR or a NUL end the session, lines without a verb get a
+//!   500; a message with a lone dot between odd line ends is refused ([`crate::dot`]);
+//! - a BDAT whose size could be read in two ways gets a 501 and ends the session; zeros in front of
+//!   a size are left out. Of a last chunk above [`BDAT_HELD_BYTES_MAX`] all but the end goes on as a
+//!   chunk of its own, whose reply the client does not see: the content is the same;
+//! - BDAT is refused here, and its data thrown away, where a server might run the data as commands
+//!   or complete what was not scanned: CHUNKING not offered in the last EHLO reply, no recipient
+//!   accepted, or an earlier chunk of the message refused or given up.
+//!
+//! Any other byte crosses unchanged.
+//!
+//! A message by BDAT ends with its last chunk; RSET, EHLO, HELO, MAIL, DATA, STARTTLS or QUIT before
+//! that abort it, and so does a chunk that the server refuses. It is dead then: nothing completes
+//! it, until the server has accepted one of the first four.
 //!
 //! Wherever the two peers might read something in two ways, the session ends: a reply that belongs
-//! to no command, 3yz replies to commands that have none, bytes behind STARTTLS on either side.
+//! to no command, 3yz replies to known commands that have none, bytes behind STARTTLS on either
+//! side. It ends with a 421 from either side. What follows a 3yz reply to an unknown command is a
+//! matter of policy ([`Unframed`]); nothing is sent behind such a command before its reply.
 //!
 //! Limits: [`COMMAND_LINE_BYTES_MAX`], [`PIPELINED_COMMANDS_MAX`], [`UNPROCESSED_BYTES_MAX`],
-//! [`OUTPUTS_MAX`], [`RECIPIENTS_KEPT_MAX`], [`REFUSED_COMMANDS_MAX`], those of [`reply`] and the
-//! [`Timeouts`].
+//! [`OUTPUTS_MAX`], [`RECIPIENTS_KEPT_MAX`], [`REFUSED_COMMANDS_MAX`], [`BDAT_BYTES_MAX`],
+//! [`BDAT_HELD_BYTES_MAX`], [`Settings::hold_bytes_max`], those of [`reply`] and the [`Timeouts`].
 
+mod chunk;
 mod command;
 mod from_client;
 mod from_server;
 mod inbox;
+mod message;
 pub mod reply;
+mod settings;
+mod state;
 mod text;
 mod timing;
 
@@ -31,49 +52,27 @@ mod tests;
 use std::collections::VecDeque;
 use std::fmt;
 use std::mem;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use heapless::Deque;
 
-use crate::dot::DotFramer;
+use crate::notice::{Language, Templates};
 use crate::{Decision, End, Envelope, Event, Output, Protocol, Side, Violation};
 use inbox::Inbox;
 use reply::{Reply, ReplyReader};
+pub use settings::*;
+use state::{AfterDrain, Body, Course, Outlet, Pending, Phase, Rest};
 pub use timing::*;
-
-/// Longest command line or SASL response with its line end (RFC 4954 section 4: 12,288 octets of
-/// base64). A longer one is answered with 500, and the session ends.
-pub const COMMAND_LINE_BYTES_MAX: usize = 12_288 + 2;
-/// Most commands without a reply. RFC 2920 sets no limit, so more of them just wait: the client is
-/// not read from until replies have come.
-pub const PIPELINED_COMMANDS_MAX: usize = 128;
-/// The client is not read from while more than this of it waits.
-pub const UNPROCESSED_BYTES_MAX: usize = 16 * 1024;
-/// A message is cut into outputs only while fewer than this wait, because one chunk of nothing but
-/// dots can make thousands.
-pub const OUTPUTS_MAX: usize = 256;
-/// Most accepted recipients in an [`Envelope`]; further ones are served, but not listed.
-pub const RECIPIENTS_KEPT_MAX: usize = 32;
-/// Most commands that are answered here and never reach the server, whose own limit on errors
-/// cannot see them. The next one gets a 421, and the session ends.
-pub const REFUSED_COMMANDS_MAX: u32 = 50;
-
-/// SMTP policy.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Settings {
-    /// How long to wait for whom.
-    pub timeouts: Timeouts,
-    /// Hold every message until its verdict instead of streaming it to the server: what
-    /// [`Decision::Replace`] and [`Decision::Edit`] need. Default no.
-    pub hold: bool,
-}
 
 /// One SMTP session. Driven as [`crate::Session`] says.
 ///
 /// Its `Debug` shows states and sizes, never what the peers said.
 pub struct SmtpSession {
-    timeouts: Timeouts,
+    settings: Settings,
+    language: Language,
+    templates: Arc<Templates>,
     phase: Phase,
     client: Inbox,
     server: Inbox,
@@ -81,6 +80,9 @@ pub struct SmtpSession {
     /// What has to be answered, oldest first.
     pending: Deque<Pending, PIPELINED_COMMANDS_MAX>,
     transaction: Envelope,
+    body: Body,
+    /// The server's last EHLO reply offers CHUNKING.
+    chunking: bool,
     /// The client has ended its direction; what it sent before still counts.
     client_ended: bool,
     /// The directions towards the sides.
@@ -92,83 +94,10 @@ pub struct SmtpSession {
     refused: u32,
     lines: u64,
     replies: u64,
+    /// Bytes of messages that the client has sent, of all.
+    moved: u64,
     client_watch: Watch,
     server_watch: Watch,
-}
-
-/// What the next bytes of the client are.
-#[derive(Debug)]
-enum Phase {
-    /// Nothing yet: the server has not greeted.
-    Greeting,
-    Commands,
-    /// DATA or AUTH was the last one; the reply decides what comes behind it.
-    Undecided,
-    /// STARTTLS was the last one; anything before the reply is an attack.
-    StartTls,
-    /// A SASL response (RFC 4954 section 4).
-    Sasl,
-    /// A message on its way to the server.
-    Message(Transfer),
-    /// The message is complete but for this marker.
-    Held(Bytes),
-    /// The rest of a message that is refused and answered already; the server is gone.
-    Drain {
-        transfer: Transfer,
-        then: AfterDrain,
-    },
-    /// The server is gone, the client may say QUIT.
-    Orphan,
-    /// The last reply of the gateway's own waits in the queue.
-    Farewell,
-    /// The server is ready for TLS; it is the client's turn (RFC 3207 section 4).
-    TlsHello,
-    Opaque,
-    Closed,
-}
-
-/// A message under way.
-#[derive(Debug)]
-struct Transfer {
-    framer: DotFramer,
-    since: Instant,
-    bytes: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AfterDrain {
-    Orphan,
-    Close,
-}
-
-/// The direction towards a side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outlet {
-    Open,
-    /// A FIN has been sent.
-    Ended,
-    /// The connection has been reset.
-    Gone,
-}
-
-/// What an answer is awaited for.
-#[derive(Debug)]
-enum Pending {
-    Greeting,
-    Ehlo,
-    /// HELO, RSET.
-    Restart,
-    Mail(Box<[u8]>),
-    Rcpt(Box<[u8]>),
-    Data,
-    Auth,
-    StartTls,
-    EndOfData,
-    Other,
-    /// Answered by us, in turn.
-    Own(&'static str),
-    /// Our last word.
-    Last(&'static str),
 }
 
 impl SmtpSession {
@@ -179,7 +108,9 @@ impl SmtpSession {
         let has_room = pending.push_back(Pending::Greeting).is_ok();
         assert!(has_room, "an empty queue has room for one");
         let mut session = Self {
-            timeouts: settings.smtp.timeouts.clone(),
+            settings: settings.smtp.clone(),
+            language: settings.language,
+            templates: Arc::clone(&settings.templates),
             phase: Phase::Greeting,
             client: Inbox::default(),
             server: Inbox::default(),
@@ -192,6 +123,8 @@ impl SmtpSession {
                 rcpt_to: Vec::new(),
                 message_number: None,
             },
+            body: Body::None,
+            chunking: false,
             client_ended: false,
             to_client: Outlet::Open,
             to_server: Outlet::Open,
@@ -200,6 +133,7 @@ impl SmtpSession {
             refused: 0,
             lines: 0,
             replies: 0,
+            moved: 0,
             client_watch: Watch::default(),
             server_watch: Watch::default(),
         };
@@ -239,35 +173,22 @@ impl SmtpSession {
     /// See [`crate::Session::verdict`].
     pub fn verdict(&mut self, decision: Decision, now: Instant) {
         self.now = now;
-        let Phase::Held(marker) = &self.phase else { return };
-        match decision {
-            Decision::Release => {
-                let marker = marker.clone();
-                self.phase = Phase::Commands;
-                self.send(Side::Server, marker);
-                self.expect(Pending::EndOfData);
-            }
-            Decision::Refuse(finding) | Decision::Replace(finding) | Decision::Edit(finding) => {
-                self.refuse_message(text::refused(&finding))
-            }
-            Decision::Tempfail { reason } => self.refuse_message(text::tempfailed(&reason)),
-        }
+        self.decide(decision);
         self.run();
     }
 
     /// See [`crate::Session::hold_failed`].
     pub fn hold_failed(&mut self, now: Instant) {
         self.now = now;
-        if matches!(self.phase, Phase::Message(_) | Phase::Held(_)) {
-            self.abort_message();
-            self.refuse_message(text::tempfailed("No room to hold the message"));
+        if matches!(self.body, Body::Open(Some(_))) {
+            self.drop_server(text::tempfailed(text::NO_ROOM), AfterDrain::Orphan);
         }
         self.run();
     }
 
     /// See [`crate::Session::poll_output`].
     pub fn poll_output(&mut self) -> Option<Output> {
-        if self.outputs.is_empty() && matches!(self.phase, Phase::Message(_)) {
+        if self.outputs.is_empty() && matches!(self.phase, Phase::Message(_) | Phase::Chunk(_)) {
             self.run();
         }
         self.outputs.pop_front()
@@ -290,7 +211,7 @@ impl SmtpSession {
     #[must_use]
     pub fn wants(&self, from: Side) -> bool {
         match (&self.phase, from) {
-            (Phase::Closed | Phase::Held(_), Side::Client) => false,
+            (Phase::Closed | Phase::Held(_) | Phase::Judged(..), Side::Client) => false,
             (_, Side::Client) => !self.client_ended && self.client.bytes() < UNPROCESSED_BYTES_MAX,
             (Phase::Closed | Phase::Orphan | Phase::Drain { .. }, Side::Server) => false,
             (_, Side::Server) => true,
@@ -304,10 +225,21 @@ impl SmtpSession {
     }
 
     /// All peer bytes that are kept inside, outputs apart. At most [`UNPROCESSED_BYTES_MAX`], what
-    /// was read on top of it, and the limits of one reply.
+    /// was read on top of it, the limits of one reply, [`BDAT_HELD_BYTES_MAX`] and two command
+    /// lines.
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {
-        self.client.bytes() + self.server.bytes() + self.reply.bytes()
+        let held = match &self.phase {
+            Phase::Held(last) | Phase::Judged(last, ..) => last.before.len() + last.after.len(),
+            Phase::Chunk(chunk) => match &chunk.course {
+                Course::Hold { line, data, .. } => line.len() + data.len(),
+                Course::Keep { line } => line.len(),
+                Course::Pass | Course::Part { .. } | Course::Skip { .. } => 0,
+            },
+            Phase::Barrier(content) => content.line().len(),
+            _ => 0,
+        };
+        self.client.bytes() + self.server.bytes() + self.reply.bytes() + held
     }
 
     /// Handles all that can be handled.
@@ -342,6 +274,7 @@ impl SmtpSession {
 
     /// Ends the session with a reply, after those that are still to come.
     fn last_word(&mut self, reply: &'static str) {
+        self.abort_message();
         self.phase = Phase::Farewell;
         self.expect(Pending::Last(reply));
         self.flush_own();
@@ -360,27 +293,31 @@ impl SmtpSession {
         self.close(End::Reset);
     }
 
-    /// Drops the server without the dot and answers the message. What the client still sends of it
-    /// is thrown away.
-    fn refuse_message(&mut self, reply: Bytes) {
+    /// Drops the server without the end of the message, and answers the client. What it still sends
+    /// of the message is thrown away.
+    fn drop_server(&mut self, reply: Bytes, then: AfterDrain) {
+        self.abort_message();
         self.shutdown(Side::Server, End::Reset);
         self.send(Side::Client, reply);
         self.reset_transaction();
-        self.phase = match mem::replace(&mut self.phase, Phase::Orphan) {
-            Phase::Message(transfer) => Phase::Drain { transfer, then: AfterDrain::Orphan },
-            _ => Phase::Orphan,
+        self.pending.clear();
+        let (rest, pace) = match mem::replace(&mut self.phase, Phase::Orphan) {
+            Phase::Message(transfer) => (Rest::Dots(transfer.framer), transfer.pace),
+            Phase::Chunk(chunk) => (Rest::Bytes(chunk.rest()), chunk.pace),
+            _ => {
+                if then == AfterDrain::Close {
+                    self.close(End::Reset);
+                }
+                return;
+            }
         };
-    }
-
-    fn abort_message(&mut self) {
-        if matches!(self.phase, Phase::Message(_) | Phase::Held(_)) {
-            self.outputs.push_back(Output::MessageAbort);
-        }
+        self.phase = Phase::Drain { rest, pace, then };
     }
 
     /// Nothing more in either direction. `how` is for the server; the client gets a FIN, so that
     /// what was said last arrives.
     fn close(&mut self, how: End) {
+        self.abort_message();
         self.shutdown(Side::Client, End::Fin);
         self.shutdown(Side::Server, how);
         self.phase = Phase::Closed;
@@ -389,9 +326,11 @@ impl SmtpSession {
         self.server.clear();
     }
 
+    /// The server has forgotten what it had of a message.
     fn reset_transaction(&mut self) {
         self.transaction.mail_from = Bytes::new();
         self.transaction.rcpt_to = Vec::new();
+        self.body = Body::None;
     }
 
     fn relay(&mut self, reply: Reply) {

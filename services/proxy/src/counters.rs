@@ -62,7 +62,8 @@ impl Counters {
     pub(crate) fn session(&self, outcome: &Outcome) {
         let add = |counter: &AtomicU64, n: u64| counter.fetch_add(n, Ordering::Relaxed);
         add(&self.resets, outcome.reset.into());
-        add(&self.unread, (outcome.opaque == Some(Opaque::Setting)).into());
+        let unread = matches!(outcome.opaque, Some(Opaque::Setting | Opaque::Unframed));
+        add(&self.unread, unread.into());
         add(&self.opaque, (outcome.opaque == Some(Opaque::Tls)).into());
         add(&self.bytes, outcome.bytes_up.saturating_add(outcome.bytes_down));
         add(&self.messages, outcome.messages.into());

@@ -4,12 +4,10 @@ use bytes::Bytes;
 
 use super::command::{self, Command};
 use super::inbox::Line;
-use super::{
-    AfterDrain, COMMAND_LINE_BYTES_MAX, OUTPUTS_MAX, Outlet, Pending, Phase, REFUSED_COMMANDS_MAX,
-    SmtpSession, text,
-};
+use super::state::{AfterDrain, Content, Last, LastKind, Outlet, Pending, Phase, Rest};
+use super::{COMMAND_LINE_BYTES_MAX, OUTPUTS_MAX, REFUSED_COMMANDS_MAX, SmtpSession, text};
 use crate::dot::Piece;
-use crate::{End, Event, Output, Side, Violation};
+use crate::{End, Event, Side, Violation};
 
 impl SmtpSession {
     /// True if something changed.
@@ -31,7 +29,10 @@ impl SmtpSession {
                     Line::Incomplete => false,
                 }
             }
+            Phase::Barrier(_) => self.behind_barrier(),
             Phase::Message(_) => self.message(),
+            Phase::Chunk(_) => self.chunk(),
+            Phase::Judged(..) => self.conclude(),
             Phase::Drain { .. } => self.drain(),
             Phase::StartTls => {
                 if self.client.is_empty() {
@@ -82,6 +83,10 @@ impl SmtpSession {
                 self.send(Side::Client, reply.into());
                 self.close(End::Fin);
             }
+            _ if self.is_masked(command::verb(text).0) => {
+                self.forbidden();
+                self.refuse_command(text::FORBIDDEN);
+            }
             _ => {
                 let command = command::parse(text);
                 self.command(line, command);
@@ -91,40 +96,74 @@ impl SmtpSession {
 
     fn command(&mut self, line: Bytes, command: Command) {
         match command {
-            Command::Ehlo => self.forward(line, Pending::Ehlo),
-            Command::Restart => self.forward(line, Pending::Restart),
-            Command::Mail(path) => self.forward(line, Pending::Mail(path)),
+            Command::Mail { is_binary: true, .. } if self.is_masked(b"BINARYMIME") => {
+                self.refuse_command(text::NO_BINARYMIME);
+            }
+            Command::Ehlo => self.abandon(line, Pending::Ehlo),
+            Command::Helo => self.abandon(line, Pending::Helo),
+            Command::Rset => self.abandon(line, Pending::Rset),
+            Command::Mail { path, .. } => self.abandon(line, Pending::Mail(path)),
+            Command::Quit => self.abandon(line, Pending::Plain),
             Command::Rcpt(path) => self.forward(line, Pending::Rcpt(path)),
-            Command::Quit | Command::Other => self.forward(line, Pending::Other),
+            Command::Plain => self.forward(line, Pending::Plain),
             Command::Data => {
                 self.phase = Phase::Undecided;
-                self.forward(line, Pending::Data);
+                self.abandon(line, Pending::Data);
+            }
+            Command::Foreign => {
+                self.phase = Phase::Undecided;
+                self.abandon(line, Pending::Foreign);
             }
             Command::Auth => {
                 self.phase = Phase::Undecided;
                 self.forward(line, Pending::Auth);
             }
+            Command::Unknown => {
+                self.phase = Phase::Undecided;
+                self.forward(line, Pending::Unknown);
+            }
             Command::StartTls => {
                 self.phase = Phase::StartTls;
-                self.forward(line, Pending::StartTls);
+                self.abandon(line, Pending::StartTls);
             }
             Command::Nothing => self.refuse_command(text::NO_COMMAND),
-            Command::MailBinary => self.refuse_command(text::NO_BINARYMIME),
             Command::Forbidden => {
                 self.forbidden();
                 self.refuse_command(text::FORBIDDEN);
             }
-            // What follows is a chunk, of a length that could be read in two ways.
-            Command::Bdat => {
+            Command::Bdat(_) if self.is_masked(b"CHUNKING") => {
                 self.forbidden();
                 self.last_word(text::NO_BDAT);
+            }
+            Command::Bdat(Some(size)) => {
+                self.content(Content::Chunk { line, size });
+            }
+            // What follows is a chunk, of a length that could be read in two ways.
+            Command::Bdat(None) => {
+                let what = Violation::ChunkSize;
+                self.event(Event::Violation { side: Side::Client, what });
+                self.last_word(text::BAD_CHUNK_SIZE);
+            }
+            Command::Burl { is_last } => {
+                self.content(Content::Url { line, is_last });
             }
         }
     }
 
-    fn forward(&mut self, line: Bytes, pending: Pending) {
+    pub(super) fn forward(&mut self, line: Bytes, pending: Pending) {
         self.send(Side::Server, line);
         self.expect(pending);
+    }
+
+    /// Forwards a command that has no place between the chunks of a message.
+    fn abandon(&mut self, line: Bytes, pending: Pending) {
+        self.abort_message();
+        self.forward(line, pending);
+    }
+
+    fn is_masked(&self, keyword: &[u8]) -> bool {
+        let masked = &self.settings.masked;
+        masked.iter().any(|masked| keyword.eq_ignore_ascii_case(masked.as_bytes()))
     }
 
     fn forbidden(&mut self) {
@@ -133,7 +172,7 @@ impl SmtpSession {
     }
 
     /// Answers a command in the server's place.
-    fn refuse_command(&mut self, reply: &'static str) {
+    pub(super) fn refuse_command(&mut self, reply: &'static str) {
         self.refused += 1;
         if self.refused > REFUSED_COMMANDS_MAX {
             self.last_word(text::TOO_MANY_REFUSED);
@@ -154,77 +193,77 @@ impl SmtpSession {
         }
     }
 
-    /// Passes on what has come of the message. True if something changed.
+    /// Passes on what has come of a dot-stuffed message. True if something changed.
     fn message(&mut self) -> bool {
         if self.outputs.len() >= OUTPUTS_MAX {
             return false;
         }
         let Some(mut chunk) = self.client.take_chunk() else { return false };
-        let Phase::Message(transfer) = &mut self.phase else { return false };
         while self.outputs.len() < OUTPUTS_MAX
+            && let Phase::Message(transfer) = &mut self.phase
             && let Some(piece) = transfer.framer.advance(&mut chunk)
         {
             match piece {
                 Piece::Data { wire, content } => {
-                    transfer.bytes = transfer.bytes.saturating_add(wire.len() as u64);
-                    self.outputs.push_back(Output::Send { to: Side::Server, bytes: wire });
-                    if !content.is_empty() {
-                        self.outputs.push_back(Output::MessageData(content));
-                    }
+                    self.moved = self.moved.saturating_add(wire.len() as u64);
+                    self.carry(wire);
+                    self.scan(content);
                 }
                 Piece::Trick => {
-                    self.client.push_front(chunk);
                     let what = Violation::BareLineEnd;
                     self.event(Event::Violation { side: Side::Client, what });
-                    self.outputs.push_back(Output::MessageAbort);
-                    self.refuse_message(text::SMUGGLING.into());
-                    return true;
+                    self.drop_server(text::SMUGGLING.into(), AfterDrain::Orphan);
                 }
                 Piece::End { marker, content } => {
-                    self.client.push_front(chunk);
-                    if !content.is_empty() {
-                        self.outputs.push_back(Output::MessageData(content));
-                    }
-                    self.outputs.push_back(Output::MessageEnd);
-                    self.phase = Phase::Held(marker);
-                    return true;
+                    self.scan(content);
+                    let kind = LastKind::Dots;
+                    self.hold(Last { before: Bytes::new(), after: marker, kind });
                 }
             }
         }
-        // What is left over goes on when the outputs have been taken.
+        // What is left over goes on when the outputs have been taken, or is no message.
         self.client.push_front(chunk);
         true
     }
 
     /// Throws away the rest of a message. True if something changed.
     fn drain(&mut self) -> bool {
-        let Some(mut chunk) = self.client.take_chunk() else { return false };
-        let Phase::Drain { transfer, then } = &mut self.phase else { return false };
-        while let Some(piece) = transfer.framer.advance(&mut chunk) {
-            match piece {
-                Piece::Data { wire, .. } => {
-                    transfer.bytes = transfer.bytes.saturating_add(wire.len() as u64);
-                }
-                Piece::Trick => {}
-                Piece::End { .. } => {
-                    let then = *then;
-                    self.client.push_front(chunk);
-                    match then {
-                        AfterDrain::Orphan => self.phase = Phase::Orphan,
-                        AfterDrain::Close => self.close(End::Fin),
-                    }
-                    return true;
-                }
+        let Phase::Drain { rest, then, .. } = &mut self.phase else { return false };
+        let then = *then;
+        let is_over = match rest {
+            Rest::Bytes(0) => true,
+            Rest::Bytes(left) => {
+                let Some(bytes) = self.client.take_up_to(*left) else { return false };
+                *left -= bytes.len() as u64;
+                self.moved = self.moved.saturating_add(bytes.len() as u64);
+                *left == 0
             }
+            Rest::Dots(framer) => {
+                let Some(mut chunk) = self.client.take_chunk() else { return false };
+                while let Some(piece) = framer.advance(&mut chunk) {
+                    if let Piece::Data { wire, .. } = piece {
+                        self.moved = self.moved.saturating_add(wire.len() as u64);
+                    }
+                }
+                self.client.push_front(chunk);
+                framer.is_done()
+            }
+        };
+        match then {
+            _ if !is_over => {}
+            AfterDrain::Orphan => self.phase = Phase::Orphan,
+            AfterDrain::Close => self.close(End::Fin),
         }
         true
     }
 
     /// The client has ended its direction, and all of it that could be handled is.
     pub(super) fn end_client(&mut self) {
-        match self.phase {
-            // The replies still go to the client; a line without its end is no command.
+        match &self.phase {
+            // The replies still go to the client; a line without its end is no command, and chunks
+            // without a last one are no message.
             Phase::Commands | Phase::Sasl if !self.pending.is_full() => {
+                self.abort_message();
                 self.shutdown(Side::Server, End::Fin);
             }
             Phase::TlsHello | Phase::Opaque => {
@@ -233,11 +272,8 @@ impl SmtpSession {
                     self.phase = Phase::Closed;
                 }
             }
-            Phase::Message(_) if self.client.is_empty() => {
-                self.outputs.push_back(Output::MessageAbort);
-                self.shutdown(Side::Server, End::Reset);
-                self.close(End::Fin);
-            }
+            Phase::Message(_) if self.client.is_empty() => self.cut_off(),
+            Phase::Chunk(chunk) if chunk.left > 0 && self.client.is_empty() => self.cut_off(),
             Phase::Drain { .. } | Phase::Orphan => self.close(End::Fin),
             _ => {}
         }

@@ -3,9 +3,10 @@
 use std::mem;
 
 use super::reply::Reply;
-use super::{AfterDrain, Outlet, Pending, Phase, RECIPIENTS_KEPT_MAX, SmtpSession, Transfer, text};
+use super::state::{AfterDrain, Body, Outlet, Pace, Pending, Phase, Rest, Transfer};
+use super::{RECIPIENTS_KEPT_MAX, SmtpSession, Unframed, text};
 use crate::dot::DotFramer;
-use crate::{End, Event, OpaqueReason, Output, Side, Violation};
+use crate::{End, Event, OpaqueReason, Side, UnscannedReason, Violation};
 
 impl SmtpSession {
     /// True if something changed.
@@ -45,46 +46,75 @@ impl SmtpSession {
 
     /// A reply, whatever it answers.
     fn answer(&mut self, reply: Reply) {
-        if matches!(self.phase, Phase::Message(_) | Phase::Held(_)) {
-            self.answer_early(reply);
+        // RFC 5321 section 3.8: it may come unasked, and the connection ends with it.
+        if reply.code == 421 {
+            let in_message = matches!(self.body, Body::Open(_))
+                || matches!(self.phase, Phase::Message(_) | Phase::Chunk(_) | Phase::Judged(..));
+            if in_message {
+                self.drop_server(reply.into_bytes(), AfterDrain::Close);
+            } else {
+                self.relay(reply);
+                self.close(End::Fin);
+            }
             return;
         }
         let Some(pending) = self.pending.pop_front() else {
-            // RFC 5321 section 3.8: only 421 may come unasked, and the connection ends with it.
-            if reply.code == 421 {
-                self.relay(reply);
-            } else {
-                let what = Violation::UnexpectedReply;
-                self.violation(Side::Server, what, text::SERVER_BROKEN);
+            match self.phase {
+                Phase::Message(_) | Phase::Chunk(_) | Phase::Held(_) => self.answer_early(reply),
+                _ => self.unexpected_reply(),
             }
             return;
         };
         let is_expected = match (&pending, reply.class()) {
             // A client might take any 3yz for the 354, and any 2yz for the 220.
-            (Pending::Data, 3) => reply.code == 354,
+            (Pending::Data, 3) => reply.code == 354 && matches!(self.body, Body::None),
             (Pending::Auth, 3) => reply.code == 334,
             (Pending::StartTls, 2) => reply.code == 220,
+            (Pending::Unknown, _) => true,
             (_, class) => class != 3,
         };
         if is_expected {
             self.answer_pending(pending, reply);
             self.flush_own();
         } else {
-            self.violation(Side::Server, Violation::UnexpectedReply, text::SERVER_BROKEN);
+            self.unexpected_reply();
         }
+    }
+
+    fn unexpected_reply(&mut self) {
+        self.violation(Side::Server, Violation::UnexpectedReply, text::SERVER_BROKEN);
     }
 
     fn answer_pending(&mut self, pending: Pending, reply: Reply) {
         let code = reply.code;
-        let accepted = reply.class() == 2;
-        if accepted && matches!(pending, Pending::Ehlo) {
-            self.send(Side::Client, reply.into_masked_bytes());
-        } else {
-            self.relay(reply);
+        let class = reply.class();
+        let accepted = class == 2;
+        match pending {
+            Pending::Ehlo if accepted => {
+                self.chunking = reply.offers("CHUNKING");
+                let reply = reply.into_masked_bytes(&self.settings.masked);
+                self.send(Side::Client, reply);
+                self.reset_transaction();
+                return;
+            }
+            Pending::Part if accepted => {
+                // The client has said one BDAT, and gets one reply: that to its end, or this.
+                if matches!(self.body, Body::Dead) {
+                    self.send(Side::Client, text::CHUNK_OF_DEAD.into());
+                }
+                return;
+            }
+            Pending::Unknown if class == 3 => return self.lose_framing(reply),
+            Pending::Foreign if accepted => return self.lose_framing(reply),
+            _ => self.relay(reply),
         }
         match pending {
             Pending::Greeting => self.phase = Phase::Commands,
-            Pending::Ehlo | Pending::Restart if accepted => self.reset_transaction(),
+            Pending::Helo if accepted => {
+                self.chunking = false;
+                self.reset_transaction();
+            }
+            Pending::Rset if accepted => self.reset_transaction(),
             Pending::Mail(path) if accepted => {
                 self.reset_transaction();
                 self.transaction.mail_from = path.into();
@@ -95,12 +125,9 @@ impl SmtpSession {
                 }
             }
             Pending::Data if code == 354 => {
-                self.outputs.push_back(Output::MessageBegin(self.transaction.clone()));
-                self.phase = Phase::Message(Transfer {
-                    framer: DotFramer::new(),
-                    since: self.now,
-                    bytes: 0,
-                });
+                self.begin_message(self.settings.hold);
+                let pace = self.pace();
+                self.phase = Phase::Message(Transfer { framer: DotFramer::new(), pace });
             }
             Pending::Auth if code == 334 => self.phase = Phase::Sasl,
             Pending::Auth if accepted => {
@@ -112,29 +139,54 @@ impl SmtpSession {
                 self.event(Event::Opaque(OpaqueReason::Tls));
                 self.phase = Phase::TlsHello;
             }
-            // Refused: what follows are commands, and the server thinks so, too.
-            Pending::Data | Pending::Auth | Pending::StartTls => self.phase = Phase::Commands,
+            // Refused, or nothing special: what follows are commands, and the server thinks so, too.
+            Pending::Data
+            | Pending::Auth
+            | Pending::StartTls
+            | Pending::Unknown
+            | Pending::Foreign => self.phase = Phase::Commands,
             Pending::EndOfData => self.reset_transaction(),
-            Pending::Ehlo | Pending::Restart | Pending::Mail(_) | Pending::Rcpt(_) => {}
-            Pending::Other => {}
+            Pending::Url { is_last } if accepted => {
+                self.event(Event::Unscanned(UnscannedReason::Burl));
+                if is_last {
+                    self.reset_transaction();
+                }
+            }
+            Pending::Chunk if accepted => {}
+            Pending::Chunk | Pending::Part | Pending::Url { .. } => self.message_failed(),
+            Pending::Ehlo | Pending::Helo | Pending::Rset => {}
+            Pending::Mail(_) | Pending::Rcpt(_) | Pending::Plain => {}
             Pending::Own(_) | Pending::Last(_) => {
                 unreachable!("our own replies leave the queue as soon as they are the oldest")
             }
         }
     }
 
+    /// What comes behind it cannot be told apart any more: by policy nobody reads it, or the session
+    /// ends. Nothing has been sent behind the command.
+    fn lose_framing(&mut self, reply: Reply) {
+        match self.settings.unframed {
+            Unframed::Opaque => {
+                self.abort_message();
+                self.relay(reply);
+                self.event(Event::Opaque(OpaqueReason::Unframed));
+                self.phase = Phase::Opaque;
+            }
+            Unframed::Close => self.give_up(text::UNFRAMED),
+        }
+    }
+
     /// The server answers before the end of the message. A refusal is true, so the client hears it;
     /// a success is not, and must not be taken for the reply to a message that is not complete.
     fn answer_early(&mut self, reply: Reply) {
-        if reply.class() >= 4 {
-            self.outputs.push_back(Output::MessageAbort);
-            self.refuse_message(reply.into_bytes());
+        let reply = if reply.class() >= 4 {
+            reply.into_bytes()
         } else {
             let what = Violation::UnexpectedReply;
             self.event(Event::Violation { side: Side::Server, what });
-            self.outputs.push_back(Output::MessageAbort);
-            self.refuse_message(text::EARLY_SUCCESS.into());
-        }
+            text::EARLY_SUCCESS.into()
+        };
+        self.drop_server(reply, AfterDrain::Orphan);
     }
 
     /// The server will say nothing more. An incomplete reply is not passed on: a client at the end
@@ -142,13 +194,11 @@ impl SmtpSession {
     pub(super) fn server_ended(&mut self) {
         match mem::replace(&mut self.phase, Phase::Closed) {
             Phase::Message(transfer) => {
-                self.outputs.push_back(Output::MessageAbort);
-                self.send(Side::Client, text::SERVER_LOST.into());
-                self.shutdown(Side::Server, End::Reset);
-                self.phase = Phase::Drain { transfer, then: AfterDrain::Close };
+                self.lose_server(Rest::Dots(transfer.framer), transfer.pace)
             }
-            Phase::Held(_) => {
-                self.outputs.push_back(Output::MessageAbort);
+            Phase::Chunk(chunk) => self.lose_server(Rest::Bytes(chunk.rest()), chunk.pace),
+            Phase::Held(_) | Phase::Judged(..) => {
+                self.abort_message();
                 self.send(Side::Client, text::SERVER_LOST.into());
                 self.close(End::Fin);
             }
@@ -167,5 +217,14 @@ impl SmtpSession {
                 self.close(End::Fin);
             }
         }
+    }
+
+    /// The same in the middle of a message, whose rest the client is still sending.
+    fn lose_server(&mut self, rest: Rest, pace: Pace) {
+        self.abort_message();
+        self.send(Side::Client, text::SERVER_LOST.into());
+        self.shutdown(Side::Server, End::Reset);
+        self.pending.clear();
+        self.phase = Phase::Drain { rest, pace, then: AfterDrain::Close };
     }
 }

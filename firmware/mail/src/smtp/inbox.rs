@@ -85,6 +85,15 @@ impl Inbox {
         Some(chunk)
     }
 
+    /// The next bytes, no more than that.
+    pub(super) fn take_up_to(&mut self, bytes_max: u64) -> Option<Bytes> {
+        let mut chunk = self.take_chunk()?;
+        let rest =
+            chunk.split_off(usize::try_from(bytes_max).unwrap_or(usize::MAX).min(chunk.len()));
+        self.push_front(rest);
+        Some(chunk)
+    }
+
     pub(super) fn push_front(&mut self, rest: Bytes) {
         if !rest.is_empty() {
             self.chunk_bytes += rest.len();
@@ -147,6 +156,18 @@ mod tests {
         assert_eq!(inbox.take_line(6), Line::Incomplete);
         inbox.push(Bytes::from_static(b"4567"));
         assert_eq!(inbox.take_line(6), Line::TooLong);
+    }
+
+    #[test]
+    fn no_more_is_taken_than_asked_for() {
+        let mut inbox = Inbox::default();
+        inbox.push(Bytes::from_static(b"12345"));
+        inbox.push(Bytes::from_static(b"678"));
+        assert_eq!(inbox.take_up_to(3), Some(Bytes::from_static(b"123")));
+        assert_eq!(inbox.take_up_to(3), Some(Bytes::from_static(b"45")));
+        assert_eq!(inbox.bytes(), 3);
+        assert_eq!(inbox.take_up_to(u64::MAX), Some(Bytes::from_static(b"678")));
+        assert_eq!(inbox.take_up_to(1), None);
     }
 
     #[test]

@@ -8,17 +8,13 @@ use bytes::{Bytes, BytesMut};
 use super::inbox::{Inbox, Line};
 use crate::Violation;
 
-/// Longest reply line with its line end: a SASL challenge of RFC 4954 section 4 behind `334 `.
-pub const REPLY_LINE_BYTES_MAX: usize = 12_288 + 6;
+/// Longest reply line with its line end: a SASL challenge of RFC 4954 section 4, and headroom. (RFC
+/// 5321 section 4.5.3.1.5 has 512 octets for all others.)
+pub const REPLY_LINE_BYTES_MAX: usize = 12_288 + 2_048;
 /// Most lines of one reply. The longest EHLO replies in use have about thirty.
 pub const REPLY_LINES_MAX: usize = 256;
 /// Most bytes of one reply, all lines.
 pub const REPLY_BYTES_MAX: usize = 64 * 1024;
-
-/// EHLO keywords that are not shown to the client. CHUNKING and BINARYMIME (RFC 3030) carry mail in
-/// chunks, which are not scanned yet; BURL (RFC 4468) makes the server fetch content that never
-/// passes here.
-const MASKED_KEYWORDS: [&[u8]; 3] = [b"CHUNKING", b"BINARYMIME", b"BURL"];
 
 /// A complete reply.
 ///
@@ -85,13 +81,19 @@ impl Reply {
         join(self.lines)
     }
 
+    /// The reply to EHLO names this extension.
+    pub(super) fn offers(&self, keyword: &str) -> bool {
+        // The first line is the greeting, whatever it says (RFC 5321 section 4.1.1.1).
+        let mut lines = self.lines.iter().skip(1);
+        lines.any(|line| keyword_of(line).eq_ignore_ascii_case(keyword.as_bytes()))
+    }
+
     /// The reply to EHLO without the masked keywords; every other line as it came, but for the mark
     /// behind the code of the line that has become the last one.
-    pub(super) fn into_masked_bytes(self) -> Bytes {
+    pub(super) fn into_masked_bytes(self, masked: &[String]) -> Bytes {
         let mut lines = self.lines;
-        // The first line is the greeting, whatever it says (RFC 5321 section 4.1.1.1).
         let mut is_first = true;
-        lines.retain(|line| mem::take(&mut is_first) || !is_masked(line));
+        lines.retain(|line| mem::take(&mut is_first) || !is_masked(line, masked));
         if let Some(last) = lines.last_mut()
             && last.get(3) == Some(&b'-')
         {
@@ -138,11 +140,15 @@ fn parse(line: &[u8]) -> Result<(u16, bool), Violation> {
     Ok((digit(first) * 100 + digit(second) * 10 + digit(third), is_last))
 }
 
-fn is_masked(line: &[u8]) -> bool {
-    let keyword = line.get(4..).unwrap_or_default().trim_ascii();
-    let end = keyword.iter().position(|byte| matches!(byte, b' ' | b'\t' | b'='));
-    let keyword = &keyword[..end.unwrap_or(keyword.len())];
-    MASKED_KEYWORDS.iter().any(|masked| keyword.eq_ignore_ascii_case(masked))
+fn is_masked(line: &[u8], masked: &[String]) -> bool {
+    let keyword = keyword_of(line);
+    masked.iter().any(|masked| keyword.eq_ignore_ascii_case(masked.as_bytes()))
+}
+
+/// The first word behind the code; `AUTH=LOGIN` is an old form of `AUTH LOGIN`.
+fn keyword_of(line: &[u8]) -> &[u8] {
+    let text = line.get(4..).unwrap_or_default().trim_ascii();
+    text.split(|byte| matches!(byte, b' ' | b'\t' | b'=')).next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -156,8 +162,9 @@ mod tests {
     }
 
     fn masked(text: &str) -> String {
+        let keywords = ["CHUNKING", "BinaryMime", "burl", "AUTH"].map(str::to_owned);
         let reply = read(text.as_bytes()).unwrap().unwrap();
-        String::from_utf8(reply.into_masked_bytes().to_vec()).unwrap()
+        String::from_utf8(reply.into_masked_bytes(&keywords).to_vec()).unwrap()
     }
 
     #[test]
@@ -220,9 +227,19 @@ mod tests {
         );
         assert_eq!(masked("250-mx\r\n250 CHUNKING\r\n"), "250 mx\r\n");
         assert_eq!(masked("250-mx\n250 BURL imap\n"), "250 mx\n");
+        assert_eq!(masked("250-mx\r\n250-AUTH=LOGIN\r\n250 AUTH PLAIN\r\n"), "250 mx\r\n");
         // The first line is a greeting.
         assert_eq!(masked("250 CHUNKING\r\n"), "250 CHUNKING\r\n");
         assert_eq!(masked("250-mx\r\n250 CHUNKINGX\r\n"), "250-mx\r\n250 CHUNKINGX\r\n");
         assert_eq!(masked("250-mx\r\n250-\r\n250\r\n"), "250-mx\r\n250-\r\n250\r\n");
+    }
+
+    #[test]
+    fn what_a_server_offers() {
+        let offers = |text: &str| read(text.as_bytes()).unwrap().unwrap().offers("CHUNKING");
+        assert!(offers("250-mx\r\n250-SIZE 1\r\n250 chunking\r\n"));
+        assert!(offers("250-mx\r\n250-CHUNKING\r\n250 DSN\r\n"));
+        assert!(!offers("250 CHUNKING\r\n"));
+        assert!(!offers("250-CHUNKING\r\n250 CHUNKINGX\r\n"));
     }
 }

@@ -1,12 +1,16 @@
 //! Scenarios: scripts of what each side sends and what must come out, every one played with the
 //! bytes in one piece, one by one, and in random pieces.
 
+mod broken_chunks;
+mod chunks;
 mod commands;
 mod corpus;
 mod ends;
+mod hold;
 mod limits;
 mod messages;
 mod properties;
+mod sasl;
 
 use std::time::{Duration, Instant};
 
@@ -54,8 +58,12 @@ struct Lab {
 
 impl Lab {
     fn new() -> Self {
+        Self::with(Settings::default())
+    }
+
+    fn with(smtp: Settings) -> Self {
         let now = testkit::epoch();
-        let session = SmtpSession::new(&crate::Settings::default(), now);
+        let session = SmtpSession::new(&crate::Settings { smtp, ..Default::default() }, now);
         let (to_client, to_server, content, did, kept) = Default::default();
         Self { session, now, to_client, to_server, content, did, kept, judges: None }
     }
@@ -179,10 +187,15 @@ impl Lab {
     }
 
     fn play(script: &[Step], sizes: &mut dyn Iterator<Item = usize>) -> Self {
-        let mut lab = Self::new();
+        Self::new().played(script, sizes)
+    }
+
+    fn played(self, script: &[Step], sizes: &mut dyn Iterator<Item = usize>) -> Self {
+        let mut lab = self;
         for (number, step) in script.iter().enumerate() {
             // Shown by the harness when a step fails.
-            eprintln!("step {number}: {}", format!("{step:?}").get(..200).unwrap_or("..."));
+            let shown: String = format!("{step:?}").chars().take(200).collect();
+            eprintln!("step {number}: {shown}");
             lab.step(step, sizes);
         }
         lab
@@ -201,11 +214,24 @@ fn escape(text: &str) -> String {
 
 /// Plays a script in whole pieces, byte by byte, and in odd pieces.
 fn play(parts: &[&[Step]]) {
+    play_with(&Settings::default(), parts);
+}
+
+/// The same with another policy.
+fn play_with(settings: &Settings, parts: &[&[Step]]) {
     let script = parts.concat();
-    Lab::play(&script, &mut std::iter::empty()).assert_nothing_left();
-    Lab::play(&script, &mut std::iter::repeat(1)).assert_nothing_left();
+    let lab = || Lab::with(settings.clone());
+    lab().played(&script, &mut std::iter::empty()).assert_nothing_left();
+    lab().played(&script, &mut std::iter::repeat(1)).assert_nothing_left();
     for sizes in [[2, 3, 5], [7, 1, 4], [16, 1, 9]] {
-        Lab::play(&script, &mut sizes.into_iter().cycle()).assert_nothing_left();
+        lab().played(&script, &mut sizes.into_iter().cycle()).assert_nothing_left();
+    }
+}
+
+fn masking(keywords: &[&str]) -> Settings {
+    Settings {
+        masked: keywords.iter().map(|keyword| (*keyword).to_owned()).collect(),
+        ..Settings::default()
     }
 }
 
@@ -223,7 +249,18 @@ const EHLO: &[Step] = &[
     C("EHLO c.example\r\n"),
     ToS("EHLO c.example\r\n"),
     S("250-mx.example\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 DSN\r\n"),
-    ToC("250-mx.example\r\n250-PIPELINING\r\n250 DSN\r\n"),
+    ToC("250-mx.example\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 DSN\r\n"),
+];
+
+const RCPT: &[Step] = &[
+    C("MAIL FROM:<a@a.example>\r\n"),
+    ToS("MAIL FROM:<a@a.example>\r\n"),
+    S("250 ok\r\n"),
+    ToC("250 ok\r\n"),
+    C("RCPT TO:<b@b.example>\r\n"),
+    ToS("RCPT TO:<b@b.example>\r\n"),
+    S("250 ok\r\n"),
+    ToC("250 ok\r\n"),
 ];
 
 const DATA: &[Step] = &[
@@ -250,5 +287,8 @@ const HELD: &[Step] = &[
     Wants(Side::Server, true),
 ];
 
+const BAD_SIZE: &str =
+    "501 5.5.4 BDAT takes a decimal size and LAST or nothing, closing the connection\r\n";
+const DEAD: &str = "503 5.5.1 The message has been given up, RSET or a new MAIL comes first\r\n";
 const ORPHAN: &str =
     "421 4.3.0 The connection to the mail server has ended, please connect again\r\n";

@@ -21,9 +21,18 @@ pub(super) const VERDICT_LATE: &str = "451 4.7.1 The message could not be checke
 pub(super) const LINE_TOO_LONG: &str = "500 5.5.2 Line too long, closing the connection\r\n";
 pub(super) const BARE_LINE_END: &str =
     "500 5.5.2 Lines end with CR LF and contain no NUL, closing the connection\r\n";
+pub(super) const NO_ROOM: &str = "No room to hold the message until it is checked";
 pub(super) const NO_COMMAND: &str = "500 5.5.2 No command\r\n";
 pub(super) const FORBIDDEN: &str = "502 5.5.1 Command not available here\r\n";
 pub(super) const NO_BDAT: &str = "502 5.5.1 BDAT is not available, closing the connection\r\n";
+pub(super) const BAD_CHUNK_SIZE: &str =
+    "501 5.5.4 BDAT takes a decimal size and LAST or nothing, closing the connection\r\n";
+pub(super) const CHUNKING_NOT_OFFERED: &str = "502 5.5.1 BDAT is not available\r\n";
+pub(super) const CHUNK_OUT_OF_TURN: &str = "503 5.5.1 No recipient has been accepted\r\n";
+pub(super) const CHUNK_OF_DEAD: &str =
+    "503 5.5.1 The message has been given up, RSET or a new MAIL comes first\r\n";
+pub(super) const UNFRAMED: &str =
+    "421 4.7.0 What follows this command cannot be checked, closing the connection\r\n";
 pub(super) const NO_BINARYMIME: &str = "555 5.5.4 BODY=BINARYMIME is not available\r\n";
 pub(super) const TOO_MANY_REFUSED: &str = "421 4.7.0 Too many errors\r\n";
 pub(super) const TLS_INJECTION: &str =

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Outlet, Pending, Phase, SmtpSession, text};
-use crate::{End, Event, Output, Side};
+use super::state::{Outlet, Pace, Pending, Phase};
+use super::{SmtpSession, text};
+use crate::{End, Event, Side};
 
 /// From the connection to the whole greeting (RFC 5321 section 4.5.3.2.1).
 pub const GREETING_TIMEOUT: Duration = Duration::from_secs(5 * 60);
@@ -88,9 +89,9 @@ pub(super) enum Wait {
     Command(u64),
     /// Counts lines.
     CommandLine(u64),
-    /// Counts bytes of the message.
+    /// Counts bytes of messages, and lines.
     DataBlock(u64),
-    /// Counts bytes of the message.
+    /// Counts bytes of messages.
     Drain(u64),
     Verdict,
 }
@@ -148,8 +149,8 @@ impl SmtpSession {
 
     /// Looks what is waited for now.
     pub(super) fn watch(&mut self) {
-        self.client_watch.set(self.client_wait(), &self.timeouts, self.now);
-        self.server_watch.set(self.server_wait(), &self.timeouts, self.now);
+        self.client_watch.set(self.client_wait(), &self.settings.timeouts, self.now);
+        self.server_watch.set(self.server_wait(), &self.settings.timeouts, self.now);
     }
 
     /// Acts on the waits that are over.
@@ -158,8 +159,7 @@ impl SmtpSession {
         let is_slow = self.transfer_deadline().is_some_and(|deadline| deadline <= now);
         if let Some(wait) = self.server_watch.expired(now) {
             if wait == Wait::Verdict {
-                self.outputs.push_back(Output::MessageAbort);
-                self.refuse_message(text::VERDICT_LATE.into());
+                self.verdict_late();
             } else {
                 self.event(Event::TimedOut { side: Side::Server });
                 self.give_up(text::SERVER_SILENT);
@@ -187,12 +187,14 @@ impl SmtpSession {
                 }
             }
             Phase::TlsHello => Some(Wait::Command(self.lines + self.replies)),
-            Phase::Message(transfer) => Some(Wait::DataBlock(transfer.bytes)),
-            Phase::Drain { transfer, .. } => Some(Wait::Drain(transfer.bytes)),
+            Phase::Message(_) | Phase::Chunk(_) => Some(Wait::DataBlock(self.moved + self.lines)),
+            Phase::Drain { .. } => Some(Wait::Drain(self.moved)),
             Phase::Greeting
             | Phase::Undecided
             | Phase::StartTls
+            | Phase::Barrier(_)
             | Phase::Held(_)
+            | Phase::Judged(..)
             | Phase::Farewell
             | Phase::Opaque
             | Phase::Closed => None,
@@ -217,10 +219,14 @@ impl SmtpSession {
 
     /// When a message, sent or thrown away, has been too slow on the whole.
     fn transfer_deadline(&self) -> Option<Instant> {
-        let (Phase::Message(transfer) | Phase::Drain { transfer, .. }) = &self.phase else {
-            return None;
+        let Pace { since, from } = match &self.phase {
+            Phase::Message(transfer) => transfer.pace,
+            Phase::Chunk(chunk) => chunk.pace,
+            Phase::Drain { pace, .. } => *pace,
+            _ => return None,
         };
-        let earned = Duration::from_secs(transfer.bytes / DATA_BYTES_PER_SECOND_MIN);
-        transfer.since.checked_add(self.timeouts.data_grace)?.checked_add(earned)
+        let bytes = self.moved.saturating_sub(from);
+        let earned = Duration::from_secs(bytes / DATA_BYTES_PER_SECOND_MIN);
+        since.checked_add(self.settings.timeouts.data_grace)?.checked_add(earned)
     }
 }

@@ -22,7 +22,11 @@ const EXPECTED: &[(&str, usize, &str)] = &[
     ("S02-", 1, "250 queued"),
     ("S03-", 1, "554 5.7.1"),
     ("S04-", 0, "554"),
-    ("S05", 0, "502 5.5.1"),
+    // The clean first mail arrives, the second is refused.
+    ("S05d-", 1, "554 5.7.1"),
+    ("S05e-", 0, "501 5.5.4"),
+    ("S05", 0, "554 5.7.1"),
+    // Played with CHUNKING masked.
     ("S06-", 0, "502 5.5.1"),
     ("S07-", 0, "421 4.7.0"),
     ("S08-", 0, "250"),
@@ -54,6 +58,10 @@ struct FakeServer {
     /// So much of the input has no end in it.
     searched: usize,
     in_data: bool,
+    /// So much of a chunk is still to come, and whether it is the last.
+    chunk: Option<(usize, bool)>,
+    /// The chunks of the message that is not complete.
+    chunks: Vec<u8>,
     /// As they came, up to the end that it took for one.
     messages: Vec<Vec<u8>>,
 }
@@ -63,6 +71,18 @@ impl FakeServer {
         self.input.extend_from_slice(bytes);
         let mut replies = Vec::new();
         loop {
+            if let Some((size, is_last)) = self.chunk {
+                if self.input.len() < size {
+                    return replies;
+                }
+                self.chunk = None;
+                self.chunks.extend(self.input.drain(..size));
+                if is_last {
+                    self.messages.push(mem::take(&mut self.chunks));
+                }
+                replies.extend_from_slice(b"250 octets\r\n");
+                self.searched = 0;
+            }
             let ends = [Some(b"\r\n.\r\n".to_vec()), self.also_end.clone()];
             let line_ends = [Some(b"\n".to_vec()), None];
             let ends = if self.in_data { ends } else { line_ends };
@@ -94,7 +114,13 @@ impl FakeServer {
                 b"DATA" => b"354 go\r\n",
                 b"QUIT" => b"221 bye\r\n",
                 b"STAR" => b"220 go\r\n",
-                b"BDAT" => panic!("a BDAT has come through"),
+                b"BDAT" => {
+                    let line = String::from_utf8(line).unwrap();
+                    let mut words = line.trim_end().split(' ').skip(1);
+                    let size = words.next().unwrap().parse().unwrap();
+                    self.chunk = Some((size, words.next() == Some("LAST")));
+                    b""
+                }
                 _ => b"250 ok\r\n",
             });
             self.in_data = verb == b"DATA";
@@ -236,7 +262,9 @@ fn scripted_sessions() {
 }
 
 fn check(id: &str, script: &Value, messages: usize, last: &str) {
-    let mut play = Play { lab: Lab::new(), server: None, said_to_client: Vec::new() };
+    let lab =
+        Lab::with(if id.starts_with("S06") { masking(&["CHUNKING"]) } else { Settings::default() });
+    let mut play = Play { lab, server: None, said_to_client: Vec::new() };
     play.lab.judges = Some(EVIL);
     let mut sent = Vec::new();
     for step in script["steps"].as_array().unwrap() {

@@ -134,8 +134,8 @@ fn an_early_refusal_is_relayed_and_the_rest_of_the_message_is_no_command() {
         DATA,
         HELD,
         &[
-            S("421 timeout\r\n"),
-            ToC("421 timeout\r\n"),
+            S("451 try later\r\n"),
+            ToC("451 try later\r\n"),
             Did(&["abort", "Reset Server"]),
             Verdict(Decision::Release),
             ToS(""),
@@ -170,8 +170,10 @@ fn replies_out_of_turn_end_the_session() {
     play(&[GREETED, &[S("hello\r\n")], end]);
     for (command, reply) in [
         ("NOOP\r\n", "354 go\r\n"),
-        ("XEXCH50 1 2\r\n", "354 go\r\n"),
+        ("RSET\r\n", "354 go\r\n"),
+        ("MAIL FROM:<a@a>\r\n", "334 go\r\n"),
         ("DATA\r\n", "334 go\r\n"),
+        ("DATAX\r\n", "334 go\r\n"),
         ("AUTH X\r\n", "354 go\r\n"),
         ("STARTTLS\r\n", "250 go\r\n"),
     ] {
@@ -180,16 +182,91 @@ fn replies_out_of_turn_end_the_session() {
 }
 
 #[test]
-fn a_421_may_come_unasked() {
+fn a_421_ends_the_session_whenever_it_comes() {
+    let bye: &[Step] = &[S("421-not\r\n421 now\r\n"), ToC("421-not\r\n421 now\r\n")];
+    let end: &[Step] = &[Did(&["Fin Client", "Fin Server"]), C("NOOP\r\n"), ToS("")];
+    play(&[bye, end]);
+    play(&[GREETED, bye, end]);
+    for command in ["NOOP\r\nNOOP\r\n", "DATA\r\n", "AUTH PLAIN\r\n", "STARTTLS\r\n", "XYZ\r\n"] {
+        play(&[GREETED, &[C(command), ToS(command)], bye, end]);
+    }
+    // In a message the rest of it is waited for: few clients look before they have sent it.
     play(&[
         GREETED,
+        DATA,
+        &[C("half"), ToS("half")],
+        bye,
         &[
-            S("421 timeout\r\n"),
-            ToC("421 timeout\r\n"),
-            SEnd(End::Fin),
-            Did(&["Fin Client", "Fin Server"]),
+            Did(&["abort", "Reset Server"]),
+            C(" and\r\n.\r\nNOOP\r\n"),
+            Did(&["Fin Client"]),
+            ToS(""),
         ],
     ]);
+    play(&[
+        GREETED,
+        DATA,
+        HELD,
+        bye,
+        &[Did(&["abort", "Reset Server", "Fin Client"]), Verdict(Decision::Release), ToS("")],
+    ]);
+    play(&[
+        GREETED,
+        DATA,
+        HELD,
+        &[Verdict(Decision::Release), ToS("\r\n.\r\n")],
+        bye,
+        &[Did(&["Fin Client", "Fin Server"])],
+    ]);
+}
+
+#[test]
+fn behind_an_unknown_data_phase_nobody_reads_or_the_session_ends() {
+    for (command, reply) in [
+        ("XEXCH50 1 2\r\n", "354 go\r\n"),
+        ("XSTREAM\r\n", "334 go\r\n"),
+        ("LHLO c\r\n", "250 lmtp\r\n"),
+        ("ATRN\r\n", "250 your turn\r\n"),
+    ] {
+        let asked: &[Step] =
+            &[C(command), ToS(command), C("MAIL FROM:<a\n.\r\n"), ToS(""), S(reply)];
+        play(&[
+            GREETED,
+            asked,
+            &[
+                ToC(reply),
+                ToS("MAIL FROM:<a\n.\r\n"),
+                Did(&["Opaque(Unframed)"]),
+                S("EHLO x\r\n"),
+                ToC("EHLO x\r\n"),
+            ],
+        ]);
+        play_with(
+            &Settings { unframed: Unframed::Close, ..Settings::default() },
+            &[
+                GREETED,
+                asked,
+                &[
+                    ToC("421 4.7.0 What follows this command cannot be checked, closing the \
+                         connection\r\n"),
+                    Did(&["Fin Client", "Reset Server"]),
+                    ToS(""),
+                ],
+            ],
+        );
+        play(&[
+            GREETED,
+            &[
+                C(command),
+                ToS(command),
+                C("NOOP\r\n"),
+                ToS(""),
+                S("502 unknown\r\n"),
+                ToC("502 unknown\r\n"),
+                ToS("NOOP\r\n"),
+            ],
+        ]);
+    }
 }
 
 #[test]
@@ -203,12 +280,12 @@ fn a_last_word_survives_a_server_that_ends_without_answering() {
     play(&[
         GREETED,
         &[
-            C("NOOP\r\nBDAT 3\r\nabc"),
+            C("NOOP\r\nBDAT +3\r\nabc"),
             ToS("NOOP\r\n"),
             ToC(""),
             SEnd(End::Fin),
-            ToC("502 5.5.1 BDAT is not available, closing the connection\r\n"),
-            Did(&["ForbiddenCommand by Client", "Fin Client", "Fin Server"]),
+            ToC(BAD_SIZE),
+            Did(&["ChunkSize by Client", "Fin Client", "Fin Server"]),
         ],
     ]);
 }
