@@ -52,8 +52,20 @@ struct Lab {
     did: Vec<String>,
     /// What the driver keeps ([`Output::Hold`]).
     kept: Vec<u8>,
-    /// Answers every message at once; one with this in it is refused.
+    scan: Scan,
+    /// How the directions towards client and server were ended.
+    ends: [Option<End>; 2],
+    /// Answers every message; one with this in it is refused.
     judges: Option<&'static str>,
+}
+
+/// What a driver knows of the message under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scan {
+    None,
+    Open,
+    /// The verdict is awaited.
+    Ended,
 }
 
 impl Lab {
@@ -65,28 +77,84 @@ impl Lab {
         let now = testkit::epoch();
         let session = SmtpSession::new(&crate::Settings { smtp, ..Default::default() }, now);
         let (to_client, to_server, content, did, kept) = Default::default();
-        Self { session, now, to_client, to_server, content, did, kept, judges: None }
+        let (scan, ends) = (Scan::None, [None; 2]);
+        Self { session, now, to_client, to_server, content, did, kept, scan, ends, judges: None }
     }
 
     fn drain(&mut self) {
         while let Some(output) = self.session.poll_output() {
-            let is_end = output == Output::MessageEnd;
             self.note(output);
-            if is_end && let Some(evil) = self.judges {
-                let note = self.did.last().map_or("", String::as_str);
-                let decision = if note.contains(evil) {
-                    Decision::Refuse(finding("Evil"))
-                } else if note.contains("LATER") {
-                    Decision::Tempfail { reason: "Later".to_owned() }
-                } else {
-                    Decision::Release
-                };
-                self.session.verdict(decision, self.now);
-            }
         }
     }
 
+    /// Gives the verdicts that are due, after all that came before them: so they do not depend on
+    /// how it was cut.
+    fn judge(&mut self) {
+        while let Some(evil) = self.judges
+            && self.scan == Scan::Ended
+        {
+            let ended = self.did.iter().rfind(|note| note.starts_with("end "));
+            let has = |word| ended.is_some_and(|note| note.contains(word));
+            self.verdict(if has(evil) {
+                Decision::Refuse(finding("Evil"))
+            } else if has("LATER") {
+                Decision::Tempfail { reason: "Later".to_owned() }
+            } else if has("REPLACE") {
+                Decision::Replace(finding("Evil"))
+            } else if has("EDIT") {
+                Decision::Edit(finding("Evil"))
+            } else {
+                Decision::Release
+            });
+            self.drain();
+        }
+    }
+
+    fn verdict(&mut self, decision: Decision) {
+        if self.scan == Scan::Ended {
+            self.scan = Scan::None;
+        }
+        self.session.verdict(decision, self.now);
+    }
+
+    /// What no session may ask of its driver, whatever the peers do.
+    fn check(&mut self, output: &Output) {
+        let at = |side: &Side| usize::from(*side == Side::Server);
+        match output {
+            Output::Send { to, .. }
+            | Output::SendHeld { to, .. }
+            | Output::SendEdited { to, .. } => {
+                assert_eq!(self.ends[at(to)], None, "nothing is sent behind an end");
+            }
+            Output::Shutdown { to, how } => {
+                let end = &mut self.ends[at(to)];
+                assert!(
+                    end.is_none() || (*end, *how) == (Some(End::Fin), End::Reset),
+                    "ended twice"
+                );
+                *end = Some(*how);
+            }
+            Output::MessageBegin(_) => {
+                assert_eq!((self.scan, self.kept.len()), (Scan::None, 0), "one at a time");
+                self.scan = Scan::Open;
+            }
+            Output::MessageData(_) | Output::Hold(_) => assert_eq!(self.scan, Scan::Open),
+            Output::MessageEnd => {
+                assert_eq!(self.scan, Scan::Open);
+                self.scan = Scan::Ended;
+            }
+            Output::MessageAbort => {
+                assert_ne!(self.scan, Scan::None, "aborted once, and never after its verdict");
+                self.scan = Scan::None;
+            }
+            Output::DropHeld | Output::Event(_) => {}
+        }
+        let is_over = self.ends.iter().all(Option::is_some);
+        assert!(!is_over || self.scan == Scan::None, "no scan outlives its session");
+    }
+
     fn note(&mut self, output: Output) {
+        self.check(&output);
         let note = match output {
             Output::Send { to, bytes } => {
                 assert!(!bytes.is_empty(), "no empty sends");
@@ -157,6 +225,7 @@ impl Lab {
             self.drain();
             rest = tail;
         }
+        self.judge();
     }
 
     fn step(&mut self, step: &Step, sizes: &mut dyn Iterator<Item = usize>) {
@@ -172,7 +241,7 @@ impl Lab {
                 assert_eq!(seen.escape_ascii().to_string(), escape(expected), "to the server");
             }
             Did(expected) => assert_eq!(mem::take(&mut self.did), *expected),
-            Verdict(decision) => self.session.verdict(decision.clone(), self.now),
+            Verdict(decision) => self.verdict(decision.clone()),
             CEnd(end) => self.session.receive_end(Side::Client, *end, self.now),
             SEnd(end) => self.session.receive_end(Side::Server, *end, self.now),
             After(seconds) => {
@@ -184,6 +253,7 @@ impl Lab {
             Wants(side, expected) => assert_eq!(self.session.wants(*side), *expected),
         }
         self.drain();
+        self.judge();
     }
 
     fn play(script: &[Step], sizes: &mut dyn Iterator<Item = usize>) -> Self {
