@@ -6,6 +6,7 @@ mod chunks;
 mod commands;
 mod corpus;
 mod ends;
+mod fidelity;
 mod hold;
 mod limits;
 mod messages;
@@ -186,7 +187,10 @@ impl Lab {
             }
             Output::SendEdited { to, framing } => {
                 assert_eq!(to, Side::Server);
-                self.to_server.extend_from_slice(b"<edited>");
+                self.to_server.extend_from_slice(match framing {
+                    crate::Framing::Dots => b"<edited>\r\n.\r\n",
+                    crate::Framing::Chunk => b"BDAT 8 LAST\r\n<edited>",
+                });
                 format!("edited {framing:?}")
             }
             Output::Shutdown { to, how } => format!("{how:?} {to:?}"),

@@ -52,10 +52,14 @@ fn a_clean_message_goes_on_as_it_came() {
 
 #[test]
 fn a_message_that_is_edited_or_deferred() {
-    let edited: &[Step] =
-        &[edit(), ToS("<edited>"), Did(&["edited Dots", "drop"]), Verdict(Decision::Release)];
+    let edited: &[Step] = &[
+        edit(),
+        ToS("<edited>\r\n.\r\n"),
+        Did(&["edited Dots", "drop"]),
+        Verdict(Decision::Release),
+    ];
     played(&[DATA, KEPT, edited, QUEUED]);
-    let edited: &[Step] = &[edit(), ToS("<edited>"), Did(&["edited Chunk", "drop"])];
+    let edited: &[Step] = &[edit(), ToS("BDAT 8 LAST\r\n<edited>"), Did(&["edited Chunk", "drop"])];
     played(&[RCPT, KEPT_CHUNK, edited, QUEUED]);
     let gone: &[Step] = &[Did(&["drop", "Reset Server"]), ToS("")];
     for (verdict, reply) in [
@@ -170,7 +174,7 @@ fn what_is_larger_than_the_limit_is_streamed_from_there_on() {
             EHLO,
             RCPT,
             KEPT_CHUNK,
-            &[edit(), ToS("<edited>")],
+            &[edit(), ToS("BDAT 8 LAST\r\n<edited>")],
             &[Did(&["edited Chunk", "drop"])],
         ],
     );
