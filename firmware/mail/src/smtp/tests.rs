@@ -2,6 +2,7 @@
 //! bytes in one piece, one by one, and in random pieces.
 
 mod broken_chunks;
+mod chunk_limits;
 mod chunks;
 mod commands;
 mod corpus;

@@ -249,7 +249,7 @@ fn mails() -> impl Strategy<Value = Mail> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_500))]
+    #![proptest_config(ProptestConfig::with_cases(3_000))]
 
     #[test]
     fn what_is_acknowledged_has_arrived_and_nothing_else(
