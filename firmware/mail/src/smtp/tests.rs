@@ -13,6 +13,7 @@ mod limits;
 mod messages;
 mod properties;
 mod sasl;
+mod server;
 
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,9 @@ struct Lab {
     /// What the driver keeps ([`Output::Hold`]).
     kept: Vec<u8>,
     scan: Scan,
+    /// The content of the last message that ended, and of all that were released.
+    ended: Vec<u8>,
+    released: Vec<Vec<u8>>,
     /// How the directions towards client and server were ended.
     ends: [Option<End>; 2],
     /// Answers every message; one with this in it is refused.
@@ -79,8 +83,22 @@ impl Lab {
         let now = testkit::epoch();
         let session = SmtpSession::new(&crate::Settings { smtp, ..Default::default() }, now);
         let (to_client, to_server, content, did, kept) = Default::default();
-        let (scan, ends) = (Scan::None, [None; 2]);
-        Self { session, now, to_client, to_server, content, did, kept, scan, ends, judges: None }
+        let (scan, ends, judges) = (Scan::None, [None; 2], None);
+        let (ended, released) = Default::default();
+        Self {
+            session,
+            now,
+            to_client,
+            to_server,
+            content,
+            did,
+            kept,
+            scan,
+            ended,
+            released,
+            ends,
+            judges,
+        }
     }
 
     fn drain(&mut self) {
@@ -115,6 +133,9 @@ impl Lab {
     fn verdict(&mut self, decision: Decision) {
         if self.scan == Scan::Ended {
             self.scan = Scan::None;
+            if decision == Decision::Release {
+                self.released.push(mem::take(&mut self.ended));
+            }
         }
         self.session.verdict(decision, self.now);
     }
@@ -203,7 +224,8 @@ impl Lab {
                 format!("begin {from} > {}{authenticated}", to.join(" "))
             }
             Output::MessageEnd => {
-                format!("end {}", mem::take(&mut self.content).escape_ascii())
+                self.ended = mem::take(&mut self.content);
+                format!("end {}", self.ended.escape_ascii())
             }
             Output::MessageAbort => {
                 self.content.clear();

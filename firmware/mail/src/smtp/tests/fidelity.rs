@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::server::Server;
 use super::*;
 
 /// A mail, and how it is sent.
@@ -14,135 +15,6 @@ struct Mail {
     chunks: Option<(Vec<usize>, bool)>,
     /// All commands at once.
     pipelined: bool,
-}
-
-/// A server that reads as RFC 5321 and RFC 3030 say.
-#[derive(Default)]
-struct Server {
-    input: Vec<u8>,
-    state: Reading,
-    has_recipient: bool,
-    /// The chunks so far.
-    chunks: Vec<u8>,
-    is_dead: bool,
-    /// Unstuffed.
-    messages: Vec<Vec<u8>>,
-    /// Which contents and ends it refuses, over and over.
-    refusals: Vec<bool>,
-    asked: usize,
-}
-
-#[derive(Default, Clone, Copy)]
-enum Reading {
-    #[default]
-    Command,
-    Data,
-    /// So many bytes, perhaps the last.
-    Chunk(usize, bool),
-}
-
-impl Server {
-    fn refuses(&mut self) -> bool {
-        self.asked += 1;
-        self.refusals.get(self.asked % self.refusals.len().max(1)).copied().unwrap_or(false)
-    }
-
-    /// Takes what has come; its replies.
-    fn answers(&mut self, bytes: &[u8]) -> Vec<u8> {
-        self.input.extend_from_slice(bytes);
-        let mut replies = Vec::new();
-        while let Some(reply) = self.answer() {
-            replies.extend_from_slice(reply);
-        }
-        replies
-    }
-
-    /// `None` if it needs more.
-    fn answer(&mut self) -> Option<&'static [u8]> {
-        match self.state {
-            Reading::Command => {
-                let at = memchr::memmem::find(&self.input, b"\r\n")?;
-                let line = String::from_utf8(self.take(at + 2)).expect("commands are ASCII here");
-                self.command(line.trim_end())
-            }
-            Reading::Data => {
-                let end = if self.input.starts_with(b".\r\n") {
-                    0
-                } else {
-                    memchr::memmem::find(&self.input, b"\r\n.\r\n")? + 2
-                };
-                let stuffed = self.take(end);
-                self.take(3);
-                self.state = Reading::Command;
-                let message = stuffed.split_inclusive(|byte| *byte == b'\n');
-                let unstuffed = message.map(|line| line.strip_prefix(b".").unwrap_or(line));
-                self.complete(unstuffed.collect::<Vec<_>>().concat())
-            }
-            Reading::Chunk(size, is_last) => {
-                if self.input.len() < size {
-                    return None;
-                }
-                let chunk = self.take(size);
-                self.state = Reading::Command;
-                if self.is_dead {
-                    return Some(b"503 dead\r\n");
-                }
-                self.chunks.extend(chunk);
-                if is_last {
-                    let message = mem::take(&mut self.chunks);
-                    return self.complete(message);
-                }
-                self.is_dead = self.refuses();
-                Some(if self.is_dead { b"452 full\r\n" } else { b"250 octets\r\n" })
-            }
-        }
-    }
-
-    fn take(&mut self, size: usize) -> Vec<u8> {
-        self.input.drain(..size).collect()
-    }
-
-    fn complete(&mut self, message: Vec<u8>) -> Option<&'static [u8]> {
-        self.forget();
-        if self.refuses() {
-            return Some(b"554 no\r\n");
-        }
-        self.messages.push(message);
-        Some(b"250 queued\r\n")
-    }
-
-    fn forget(&mut self) {
-        self.chunks.clear();
-        (self.has_recipient, self.is_dead) = (false, false);
-    }
-
-    fn command(&mut self, line: &str) -> Option<&'static [u8]> {
-        let words: Vec<&str> = line.split(' ').collect();
-        match words[..] {
-            ["EHLO", _] => Some(b"250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n"),
-            ["RSET"] => {
-                self.forget();
-                Some(b"250 ok\r\n")
-            }
-            ["MAIL", _] => Some(b"250 ok\r\n"),
-            ["RCPT", _] => {
-                self.has_recipient = !self.refuses();
-                Some(if self.has_recipient { b"250 ok\r\n" } else { b"550 no\r\n" })
-            }
-            ["DATA"] if self.has_recipient => {
-                self.state = Reading::Data;
-                Some(b"354 go\r\n")
-            }
-            ["DATA"] => Some(b"503 no recipient\r\n"),
-            ["BDAT", size] | ["BDAT", size, "LAST"] => {
-                let size = size.parse().expect("a size");
-                self.is_dead |= !self.has_recipient;
-                self.state = Reading::Chunk(size, words.len() == 3);
-                self.answer()
-            }
-            _ => panic!("the client has said no {line:?}"),
-        }
-    }
 }
 
 /// The three of them.
@@ -260,7 +132,7 @@ proptest! {
     ) {
         let settings = Settings { hold, ..Settings::default() };
         let mut sizes = sizes.into_iter().cycle();
-        let server = Server { refusals, ..Server::default() };
+        let server = Server::new(refusals, false);
         let mut office = Office { lab: Lab::with(settings), server, sizes: &mut sizes };
         office.lab.judges = Some("EVIL");
         office.lab.send(Side::Server, b"220 mx\r\n", &mut std::iter::empty());
@@ -284,6 +156,73 @@ proptest! {
                 break;
             }
             prop_assert_eq!(office.say(b"RSET\r\n"), [250]);
+        }
+    }
+}
+
+/// What a hostile client says.
+const HOSTILE: &[&str] = &[
+    "MAIL FROM:<a@a>\r\n",
+    "RCPT TO:<b@b>\r\n",
+    "MAIL FROM:<a@a>\r\nRCPT TO:<b@b>\r\nBDAT 4\r\nEVIL",
+    "DATA\r\n",
+    "BDAT 4\r\n",
+    "BDAT 4\r\nEVIL",
+    "BDAT 4 LAST\r\n",
+    "BDAT 4 LAST\r\nnice",
+    "BDAT 0 LAST\r\n",
+    "BDAT 0\r\n",
+    "BDAT 004 LAST\r\n",
+    "BDAT 17\r\n",
+    "BDAT 70000 LAST\r\n",
+    "BURL x LAST\r\n",
+    "BURL x\r\n",
+    "EVIL",
+    "EV",
+    "IL",
+    "nice",
+    "\r\n.\r\n",
+    ".\r\n",
+    "\r\n",
+    "RSET\r\n",
+    "EHLO c\r\n",
+    "HELO c\r\n",
+    "NOOP\r\n",
+    "XYZ\r\n",
+    "STARTTLS\r\n",
+    "LONG",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(5_000))]
+
+    #[test]
+    fn whatever_a_client_says_only_what_was_scanned_and_released_arrives(
+        says in prop::collection::vec((select(HOSTILE), any::<bool>()), 1..30),
+        refusals in prop::collection::vec(prop::bool::weighted(0.3), 0..5),
+        (hold, is_sloppy) in any::<(bool, bool)>(),
+        sizes in prop::collection::vec(prop_oneof![1usize..20, 1usize..90_000], 1..9),
+    ) {
+        let settings = Settings { hold, ..Settings::default() };
+        let mut sizes = sizes.into_iter().cycle();
+        let server = Server::new(refusals, is_sloppy);
+        let mut office = Office { lab: Lab::with(settings), server, sizes: &mut sizes };
+        office.lab.judges = Some("EVIL");
+        office.lab.send(Side::Server, b"220 mx\r\n", &mut std::iter::empty());
+        office.say(b"EHLO c\r\n");
+        let long = b"BDAT 9 LAST\r\n".repeat(5_000);
+        for (text, is_answered) in says {
+            let bytes = if text == "LONG" { &long } else { text.as_bytes() };
+            office.lab.send(Side::Client, bytes, office.sizes);
+            if is_answered {
+                office.say(b"");
+            }
+        }
+        office.say(b"");
+        let mut released = office.lab.released.iter();
+        for message in &office.server.messages {
+            let was_released = released.any(|content| content == message);
+            prop_assert!(was_released, "{}", message.escape_ascii());
         }
     }
 }
