@@ -1,0 +1,99 @@
+//! Numbers and pieces out of bytes that may end anywhere.
+
+use std::borrow::Cow;
+
+/// The piece of this length at this offset, if all of it is there.
+pub(crate) fn piece(bytes: &[u8], at: usize, length: usize) -> Option<&[u8]> {
+    bytes.get(at..at.checked_add(length)?)
+}
+
+/// The piece of this length at this offset, or as much of it as is there.
+pub(crate) fn piece_or_less(bytes: &[u8], at: usize, length: usize) -> &[u8] {
+    let rest = bytes.get(at..).unwrap_or_default();
+    rest.get(..length).unwrap_or(rest)
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    piece(bytes, at, N)?.try_into().ok()
+}
+
+pub(crate) fn u16_le(bytes: &[u8], at: usize) -> Option<u16> {
+    array(bytes, at).map(u16::from_le_bytes)
+}
+
+pub(crate) fn u32_le(bytes: &[u8], at: usize) -> Option<u32> {
+    array(bytes, at).map(u32::from_le_bytes)
+}
+
+pub(crate) fn u64_le(bytes: &[u8], at: usize) -> Option<u64> {
+    array(bytes, at).map(u64::from_le_bytes)
+}
+
+/// A length that a container claims. Beyond what can be addressed it is as good as endless.
+pub(crate) fn length(claimed: impl TryInto<usize>) -> usize {
+    claimed.try_into().unwrap_or(usize::MAX)
+}
+
+/// Text that is UTF-8, or else of the DOS code page 437, in which any bytes are text.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    match str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.iter().map(|byte| dos_char(*byte)).collect(),
+    }
+}
+
+/// Text in UTF-16, little-endian, up to its first NUL.
+pub(crate) fn text_utf16(bytes: &[u8]) -> String {
+    let units = bytes.chunks_exact(2).map(|unit| u16::from_le_bytes([unit[0], unit[1]]));
+    char::decode_utf16(units.take_while(|unit| *unit != 0))
+        .map(|char| char.unwrap_or(char::REPLACEMENT_CHARACTER))
+        .collect()
+}
+
+/// What stands before the first NUL.
+pub(crate) fn before_nul(bytes: &[u8]) -> &[u8] {
+    bytes.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// Adds a name, unless it is empty or there.
+pub(crate) fn add_name<'a>(names: &mut Vec<String>, name: impl Into<Cow<'a, str>>) {
+    let name = name.into();
+    if !name.is_empty() && !names.iter().any(|other| *other == name) {
+        names.push(name.into_owned());
+    }
+}
+
+fn dos_char(byte: u8) -> char {
+    match byte {
+        0..0x80 => char::from(byte),
+        _ => DOS_UPPER_HALF.chars().nth(usize::from(byte - 0x80)).unwrap_or(' '),
+    }
+}
+
+/// Code page 437 from 0x80 on.
+const DOS_UPPER_HALF: &str = "ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜ¢£¥₧ƒáíóúñÑªº¿⌐¬½¼¡«»░▒▓│┤╡╢╖╕╣║╗╝╜╛┐\
+└┴┬├─┼╞╟╚╔╩╦╠═╬╧╨╤╥╙╘╒╓╫╪┘┌█▄▌▐▀αßΓπΣσµτΦΘΩδ∞φε∩≡±≥≤⌠⌡÷≈°∙·√ⁿ²■\u{a0}";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_end_where_the_bytes_do() {
+        assert_eq!(piece(b"abc", 1, 2), Some(b"bc".as_slice()));
+        assert_eq!(piece(b"abc", 1, 3), None);
+        assert_eq!(piece(b"abc", usize::MAX, 2), None);
+        assert_eq!(piece_or_less(b"abc", 1, usize::MAX), b"bc");
+        assert_eq!(u32_le(b"\x01\0\0\0", 0), Some(1));
+        assert_eq!(u32_le(b"\x01\0\0\0", 1), None);
+        assert_eq!(length(u64::MAX), usize::MAX);
+    }
+
+    #[test]
+    fn names_are_utf8_or_dos() {
+        assert_eq!(DOS_UPPER_HALF.chars().count(), 128);
+        assert_eq!(text("ü.exe".as_bytes()), "ü.exe");
+        assert_eq!(text(b"\x81.exe"), "ü.exe");
+        assert_eq!(text_utf16(b"a\0.\0b\0\0\0c\0"), "a.b");
+    }
+}

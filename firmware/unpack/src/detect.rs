@@ -1,0 +1,286 @@
+//! Tells containers by their bytes, whatever they are called.
+
+use crate::bytes::{length, piece, u16_le, u32_le, u64_le};
+use crate::{cab, lha, ole, pdf, rar, sevenz, tar, tnef, unix, zip};
+
+/// A kind of container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Format {
+    /// Zip, and what is one: Office documents of today, jar, odt, epub, apk.
+    Zip,
+    /// Gzip.
+    Gzip,
+    /// Bzip2.
+    Bzip2,
+    /// Xz.
+    Xz,
+    /// LZMA without a container ("lzma alone").
+    Lzma,
+    /// Lzip.
+    Lzip,
+    /// Zstandard.
+    Zstd,
+    /// What compress(1) makes (`.Z`).
+    Compress,
+    /// Tar.
+    Tar,
+    /// Ar, `.deb`.
+    Ar,
+    /// Cpio.
+    Cpio,
+    /// 7z.
+    SevenZip,
+    /// Rar, all versions.
+    Rar,
+    /// Microsoft cabinet.
+    Cab,
+    /// LHA, LZH.
+    Lha,
+    /// Outlook's `winmail.dat`.
+    Tnef,
+    /// OLE compound file: Office documents up to 2003, `.msg`, `.msi`.
+    Ole,
+    /// PDF.
+    Pdf,
+    /// ARJ; recognised, not read.
+    Arj,
+    /// ACE; recognised, not read.
+    Ace,
+    /// ALZip's ALZ and EGG; recognised, not read.
+    Alz,
+    /// Zoo; recognised, not read.
+    Zoo,
+    /// StuffIt; recognised, not read.
+    StuffIt,
+    /// LZ4 frames; recognised, not read.
+    Lz4,
+    /// Lzop; recognised, not read.
+    Lzop,
+    /// Xar; recognised, not read.
+    Xar,
+    /// RPM package; recognised, not read.
+    Rpm,
+    /// ISO 9660 or UDF image; recognised, not read.
+    Iso,
+    /// Disk images of virtual machines (VHD, VHDX); recognised, not read.
+    Vhd,
+    /// Apple disk image; recognised, not read.
+    Dmg,
+    /// Windows image; recognised, not read.
+    Wim,
+    /// Compiled help; recognised, not read.
+    Chm,
+    /// Squashfs; recognised, not read.
+    SquashFs,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 33] = [
+        Self::Zip,
+        Self::Gzip,
+        Self::Bzip2,
+        Self::Xz,
+        Self::Lzma,
+        Self::Lzip,
+        Self::Zstd,
+        Self::Compress,
+        Self::Tar,
+        Self::Ar,
+        Self::Cpio,
+        Self::SevenZip,
+        Self::Rar,
+        Self::Cab,
+        Self::Lha,
+        Self::Tnef,
+        Self::Ole,
+        Self::Pdf,
+        Self::Arj,
+        Self::Ace,
+        Self::Alz,
+        Self::Zoo,
+        Self::StuffIt,
+        Self::Lz4,
+        Self::Lzop,
+        Self::Xar,
+        Self::Rpm,
+        Self::Iso,
+        Self::Vhd,
+        Self::Dmg,
+        Self::Wim,
+        Self::Chm,
+        Self::SquashFs,
+    ];
+
+    /// Its name, for logs and counters: lower case, no blanks.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Zip => "zip",
+            Self::Gzip => "gzip",
+            Self::Bzip2 => "bzip2",
+            Self::Xz => "xz",
+            Self::Lzma => "lzma",
+            Self::Lzip => "lzip",
+            Self::Zstd => "zstd",
+            Self::Compress => "compress",
+            Self::Tar => "tar",
+            Self::Ar => "ar",
+            Self::Cpio => "cpio",
+            Self::SevenZip => "7z",
+            Self::Rar => "rar",
+            Self::Cab => "cab",
+            Self::Lha => "lha",
+            Self::Tnef => "tnef",
+            Self::Ole => "ole",
+            Self::Pdf => "pdf",
+            Self::Arj => "arj",
+            Self::Ace => "ace",
+            Self::Alz => "alz",
+            Self::Zoo => "zoo",
+            Self::StuffIt => "stuffit",
+            Self::Lz4 => "lz4",
+            Self::Lzop => "lzop",
+            Self::Xar => "xar",
+            Self::Rpm => "rpm",
+            Self::Iso => "iso",
+            Self::Vhd => "vhd",
+            Self::Dmg => "dmg",
+            Self::Wim => "wim",
+            Self::Chm => "chm",
+            Self::SquashFs => "squashfs",
+        }
+    }
+
+    /// Whether [`crate::unpack`] opens it; the others it says to be unsupported.
+    pub fn is_read(self) -> bool {
+        self <= Self::Pdf
+    }
+}
+
+/// How formats begin that are told by that alone.
+const MAGICS: [(&[u8], Format); 24] = [
+    (b"\x1f\x8b\x08", Format::Gzip),
+    (b"\xfd7zXZ\0", Format::Xz),
+    (b"LZIP\x01", Format::Lzip),
+    (b"\x28\xb5\x2f\xfd", Format::Zstd),
+    (b"!<arch>\n", Format::Ar),
+    (tnef::MAGIC, Format::Tnef),
+    (ole::MAGIC, Format::Ole),
+    (b"ALZ\x01", Format::Alz),
+    (b"EGGA", Format::Alz),
+    (b"StuffIt (c)1997", Format::StuffIt),
+    (b"StuffIt!", Format::StuffIt),
+    (b"SITX", Format::StuffIt),
+    (b"\x04\x22\x4d\x18", Format::Lz4),
+    (b"\x02\x21\x4c\x18", Format::Lz4),
+    (b"\x89LZO\0\r\n\x1a\n", Format::Lzop),
+    (b"xar!", Format::Xar),
+    (b"\xed\xab\xee\xdb", Format::Rpm),
+    (b"conectix", Format::Vhd),
+    (b"vhdxfile", Format::Vhd),
+    (b"MSWIM\0\0\0", Format::Wim),
+    (b"ITSF\x03\0\0\0", Format::Chm),
+    (b"ITSF\x02\0\0\0", Format::Chm),
+    (b"hsqs", Format::SquashFs),
+    (b"sqsh", Format::SquashFs),
+];
+
+/// Which containers these bytes are: more than one where they can be read as several, such as a
+/// picture or a program with a zip behind it. None for bytes that hold nothing else.
+///
+/// The members of tar and cpio stand in them as they are; what looks like another container inside
+/// one of these is left to whoever looks at the member, and what follows the last member is handed
+/// out as one.
+pub fn formats(bytes: &[u8]) -> Vec<Format> {
+    if let Some(format) = plain_container(bytes) {
+        return vec![format];
+    }
+    let mut formats = Vec::new();
+    let mut add = |format, is_one| {
+        if is_one && !formats.contains(&format) {
+            formats.push(format);
+        }
+    };
+    for (magic, format) in MAGICS {
+        add(format, bytes.starts_with(magic));
+    }
+    add(Format::Zip, zip::is_zip(bytes));
+    add(Format::Rar, !rar::starts(bytes).is_empty());
+    add(Format::SevenZip, !sevenz::starts(bytes).is_empty());
+    add(Format::Cab, !cab::starts(bytes).is_empty());
+    add(Format::Pdf, pdf::is_pdf(bytes));
+    add(Format::Lha, lha::is_lha(bytes));
+    add(Format::Bzip2, is_bzip2(bytes));
+    add(Format::Zstd, is_skippable_zstd(bytes));
+    add(
+        Format::Compress,
+        matches!(bytes, [0x1f, 0x9d, flags, ..] if (9..=16).contains(&(flags & 0x1f))),
+    );
+    add(Format::Arj, is_arj(bytes));
+    add(Format::Ace, piece(bytes, 7, 7) == Some(b"**ACE**"));
+    add(Format::Zoo, piece(bytes, 20, 4) == Some(b"\xdc\xa7\xc4\xfd"));
+    add(Format::StuffIt, bytes.starts_with(b"SIT!") && piece(bytes, 10, 4) == Some(b"rLau"));
+    add(Format::Iso, is_iso(bytes));
+    let footer = bytes.len().checked_sub(512).and_then(|at| piece(bytes, at, 8));
+    add(Format::Vhd, footer == Some(b"conectix"));
+    add(Format::Dmg, footer.is_some_and(|footer| footer.starts_with(b"koly\0\0\0\x04")));
+    if formats.is_empty() && is_lzma(bytes) {
+        formats.push(Format::Lzma);
+    }
+    formats
+}
+
+/// A container in which members stand as they are.
+fn plain_container(bytes: &[u8]) -> Option<Format> {
+    if tar::is_tar(bytes) {
+        return Some(Format::Tar);
+    }
+    unix::is_cpio(bytes).then_some(Format::Cpio)
+}
+
+/// "BZh", the size of blocks, and the mark of a block or of the end.
+fn is_bzip2(bytes: &[u8]) -> bool {
+    matches!(bytes, [b'B', b'Z', b'h', b'1'..=b'9', rest @ ..]
+        if rest.starts_with(b"\x31\x41\x59\x26\x53\x59") || rest.starts_with(b"\x17\x72\x45\x38\x50\x90"))
+}
+
+/// A frame that is to be skipped, and another behind it.
+fn is_skippable_zstd(bytes: &[u8]) -> bool {
+    if !matches!(u32_le(bytes, 0), Some(0x184d_2a50..=0x184d_2a5f)) {
+        return false;
+    }
+    let next = u32_le(bytes, 4).map_or(usize::MAX, length).saturating_add(8);
+    matches!(u32_le(bytes, next), Some(0xfd2f_b528 | 0x184d_2a50..=0x184d_2a5f))
+}
+
+/// A main header whose checksum is right.
+fn is_arj(bytes: &[u8]) -> bool {
+    const HEADER_BYTES_MAX: u16 = 2600;
+    let size = u16_le(bytes, 2).filter(|size| (1..=HEADER_BYTES_MAX).contains(size));
+    bytes.starts_with(b"\x60\xea")
+        && size.is_some_and(|size| {
+            let size = usize::from(size);
+            piece(bytes, 4, size).map(crc32fast::hash) == u32_le(bytes, 4 + size)
+        })
+}
+
+/// The volume descriptors of ISO 9660 and UDF start at sector 16, one a sector of 2048 bytes.
+fn is_iso(bytes: &[u8]) -> bool {
+    const SECTOR_BYTES: usize = 2048;
+    (16..24).any(|sector| {
+        let mark = piece(bytes, sector * SECTOR_BYTES + 1, 5);
+        mark.is_some_and(|mark| matches!(mark, b"CD001" | b"BEA01" | b"NSR02" | b"NSR03"))
+    })
+}
+
+/// LZMA alone has no mark: a byte of properties, a dictionary of a usual size, a size that is not
+/// known or not absurd, and a first byte of data that is always 0.
+fn is_lzma(bytes: &[u8]) -> bool {
+    const UNPACKED_BYTES_MAX: u64 = 1 << 38;
+    let Some((properties, dictionary)) = bytes.first().zip(u32_le(bytes, 1)) else { return false };
+    let low = dictionary & dictionary.wrapping_sub(1);
+    let is_usual = dictionary >= 4096 && low & low.wrapping_sub(1) == 0;
+    let is_sized =
+        u64_le(bytes, 5).is_some_and(|size| size == u64::MAX || size < UNPACKED_BYTES_MAX);
+    *properties < 9 * 5 * 5 && is_usual && is_sized && bytes.get(13) == Some(&0) && bytes.len() > 18
+}
