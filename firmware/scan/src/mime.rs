@@ -120,6 +120,9 @@ pub fn further_readings(oddities: Oddities, done: &[Reading]) -> Vec<Reading> {
     if oddities.bad_escape {
         dialects.extend([Dialect::EscapeDropped, Dialect::EscapeDroppedWhole]);
     }
+    if oddities.bad_escape || oddities.trailing_blanks {
+        dialects.push(Dialect::BlanksKept);
+    }
     let structures: &[bool] = if oddities.structure { &[false, true] } else { &[false] };
     let all = structures
         .iter()

@@ -29,6 +29,9 @@ pub enum Dialect {
     EscapeDropped,
     /// Quoted-printable: the same, and the character that is no digit behind a digit.
     EscapeDroppedWhole,
+    /// Quoted-printable: blanks at the end of a line stay, so that `=` in front of them is no soft break;
+    /// `==` is one `=`.
+    BlanksKept,
 }
 
 /// What was seen that other dialects read otherwise.
@@ -40,6 +43,8 @@ pub struct Oddities {
     pub url_alphabet: bool,
     /// Quoted-printable has `=` without two digits.
     pub bad_escape: bool,
+    /// Quoted-printable has blanks at the end of a line.
+    pub trailing_blanks: bool,
     /// The structure may be read in another way.
     pub structure: bool,
 }
@@ -52,6 +57,7 @@ impl Oddities {
             padding_inside: self.padding_inside || other.padding_inside,
             url_alphabet: self.url_alphabet || other.url_alphabet,
             bad_escape: self.bad_escape || other.bad_escape,
+            trailing_blanks: self.trailing_blanks || other.trailing_blanks,
             structure: self.structure || other.structure,
         }
     }

@@ -101,7 +101,9 @@ fn collect(parameters: &[Parameter<'_>], wanted: &str, out: &mut Vec<Vec<u8>>) {
             b"" => values(parameter.value, out),
             b"*" => {
                 for plain in plain_values(parameter.value) {
-                    add(out, percent(&plain));
+                    for decoded in percent(&plain) {
+                        add(out, decoded);
+                    }
                     add(out, plain);
                 }
             }
@@ -135,21 +137,36 @@ fn collect(parameters: &[Parameter<'_>], wanted: &str, out: &mut Vec<Vec<u8>>) {
         // Numbers with a gap: what follows the gap is dropped, or a later start is taken.
         let whole = pieces.iter().zip(0_u32..).take_while(|(piece, at)| piece.0 == *at).count();
         join(pieces.get(..whole).unwrap_or_default(), out);
+        // A value that is no piece, taken for the first one.
+        let whole = parameters.iter().find(|parameter| parameter.key == wanted.as_bytes());
+        if let Some(first) = whole.and_then(|whole| plain_values(whole.value).into_iter().next()) {
+            pieces.insert(0, (0, false, first));
+            join(&pieces, out);
+            pieces.dedup_by_key(|piece| piece.0);
+            join(&pieces, out);
+        }
     }
 }
 
 fn join(pieces: &[(u32, bool, Vec<u8>)], out: &mut Vec<Vec<u8>>) {
     let raw: Vec<u8> = pieces.iter().flat_map(|piece| piece.2.iter().copied()).collect();
-    let mut some = Vec::new();
-    for (at, (_, encoded, value)) in pieces.iter().enumerate() {
-        match (encoded, at) {
-            (true, 0) => some.extend(percent(value)),
-            (true, _) => some.extend(unescape_percent(value)),
-            (false, _) => some.extend_from_slice(value),
+    // A charset before the first piece, as it should be, or before any.
+    for charset_anywhere in [false, true] {
+        let mut some = Vec::new();
+        for (at, (_, encoded, value)) in pieces.iter().enumerate() {
+            match encoded {
+                true if at == 0 || charset_anywhere => {
+                    some.extend(percent(value).into_iter().next().unwrap_or_default());
+                }
+                true => some.extend(unescape_percent(value)),
+                false => some.extend_from_slice(value),
+            }
         }
+        add(out, some);
     }
-    add(out, some);
-    add(out, percent(&raw));
+    for decoded in percent(&raw) {
+        add(out, decoded);
+    }
     add(out, raw);
 }
 
@@ -175,7 +192,14 @@ fn plain_values(text: &[u8]) -> Vec<Vec<u8>> {
         }
     } else {
         let end = trimmed.iter().position(|c| c.is_ascii_whitespace()).unwrap_or(trimmed.len());
-        add(&mut out, trimmed.get(..end).unwrap_or_default().to_vec());
+        let word = trimmed.get(..end).unwrap_or_default();
+        add(&mut out, word.to_vec());
+        // A token ends where a quoted string, an escape or a comment starts.
+        let end = word.iter().position(|c| b"\"\\(".contains(c)).unwrap_or(word.len());
+        add(&mut out, word.get(..end).unwrap_or_default().to_vec());
+    }
+    if let Some(inside) = trimmed.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")) {
+        add(&mut out, inside.to_vec());
     }
     let no_quotes: Vec<u8> = trimmed.iter().copied().filter(|&c| c != b'"').collect();
     add(&mut out, unescape(&no_quotes));

@@ -80,6 +80,11 @@ impl QuotedPrintable {
             Escape::Equals if self.blanks.is_empty() && digit(byte).is_some() => {
                 self.state = Escape::Digit(byte, digit(byte).unwrap_or(0));
             }
+            Escape::Equals if byte == b'=' && self.blanks.is_empty() && self.keeps_blanks() => {
+                self.state = Escape::None;
+                self.oddities.bad_escape = true;
+                out.push(b'=');
+            }
             Escape::Equals => {
                 self.state = Escape::None;
                 self.bad_escape(&[], out);
@@ -137,19 +142,31 @@ impl QuotedPrintable {
     }
 
     pub(crate) fn end_of_line(&mut self, end: &[u8], out: &mut Vec<u8>) {
-        self.blanks.clear();
+        self.oddities.trailing_blanks |= !self.blanks.is_empty();
         match std::mem::take(&mut self.state) {
+            Escape::Equals if self.keeps_blanks() && !self.blanks.is_empty() => out.push(b'='),
             // A soft line break.
-            Escape::Equals => return,
+            Escape::Equals => {
+                self.blanks.clear();
+                return;
+            }
             Escape::Digit(first, _) => {
                 self.bad_escape(&[first], out);
-                if self.dialect != Dialect::Usual {
+                if matches!(self.dialect, Dialect::EscapeDropped | Dialect::EscapeDroppedWhole) {
                     return;
                 }
             }
             Escape::None => {}
         }
+        if self.keeps_blanks() {
+            out.append(&mut self.blanks);
+        }
+        self.blanks.clear();
         out.extend_from_slice(end);
+    }
+
+    fn keeps_blanks(&self) -> bool {
+        self.dialect == Dialect::BlanksKept
     }
 
     pub(crate) fn finish(&mut self, out: &mut Vec<u8>) -> Oddities {
@@ -206,6 +223,16 @@ mod tests {
     }
 
     #[test]
+    fn blanks_at_the_end_are_kept_in_their_dialect() {
+        let lines: &[&[u8]] = &[b"a \t", b"b= ", b"c=", b"==3D=X "];
+        let (bytes, oddities) = decode(Dialect::BlanksKept, lines);
+        assert_eq!(bytes, b"a \t\r\nb= \r\nc=3D=X ");
+        assert!(oddities.trailing_blanks);
+        assert_eq!(printable(lines), b"a\r\nbc===X");
+        assert!(!decode(Dialect::Usual, &[b"a b=", b" c"]).1.trailing_blanks);
+    }
+
+    #[test]
     fn bounds_a_run_of_blanks() {
         let run = vec![b' '; 3 * BLANK_RUN_BYTES_MAX + 7];
         let mut decoder = QuotedPrintable::default();
@@ -243,6 +270,7 @@ mod tests {
             width in 1_usize..9,
             dialect in proptest::sample::select(vec![
                 Dialect::Usual, Dialect::EscapeDropped, Dialect::EscapeDroppedWhole,
+                Dialect::BlanksKept,
             ]),
         ) {
             let mut decoder = QuotedPrintable::new(dialect);

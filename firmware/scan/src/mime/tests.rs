@@ -428,6 +428,7 @@ fn reading() -> impl Strategy<Value = Reading> {
         Dialect::UrlAlphabet,
         Dialect::EscapeDropped,
         Dialect::EscapeDroppedWhole,
+        Dialect::BlanksKept,
     ]);
     (any::<bool>(), dialect).prop_map(|(flat, dialect)| Reading { dialect, flat })
 }

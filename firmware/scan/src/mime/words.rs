@@ -3,15 +3,30 @@
 use super::base64::base64;
 use super::decode::digit;
 
-/// Decodes encoded words: each by itself, and neighbours put together before they are decoded, where that
-/// is something else. Empty where there are none.
+/// What a reader does where the standard leaves it to him.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Manner {
+    /// Neighbouring words are put together before they are decoded.
+    together: bool,
+    /// Wide units are read in the other order than their zeros suggest, where nothing else says which.
+    swapped: bool,
+}
+
+const MANNERS: [Manner; 4] = [
+    Manner { together: false, swapped: false },
+    Manner { together: true, swapped: false },
+    Manner { together: false, swapped: true },
+    Manner { together: true, swapped: true },
+];
+
+/// Decodes encoded words, in every manner that gives something else. Empty where there are none.
 pub(crate) fn decode_words(text: &[u8]) -> Vec<Vec<u8>> {
     let mut out = Vec::new();
     if !text.windows(2).any(|pair| pair == b"=?") {
         return out;
     }
-    for together in [false, true] {
-        if let Some(decoded) = decode(text, together)
+    for manner in MANNERS {
+        if let Some(decoded) = decode(text, manner)
             && !out.contains(&decoded)
         {
             out.push(decoded);
@@ -20,7 +35,7 @@ pub(crate) fn decode_words(text: &[u8]) -> Vec<Vec<u8>> {
     out
 }
 
-fn decode(text: &[u8], together: bool) -> Option<Vec<u8>> {
+fn decode(text: &[u8], manner: Manner) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     let mut rest = text;
     let mut before: Option<Word<'_>> = None;
@@ -30,11 +45,11 @@ fn decode(text: &[u8], together: bool) -> Option<Vec<u8>> {
         let Some((word, tail)) = word(tail) else { break };
         let neighbours = found && gap.trim_ascii().is_empty();
         match &mut before {
-            Some(before) if together && neighbours && before.kind == word.kind => {
+            Some(before) if manner.together && neighbours && before.kind == word.kind => {
                 before.body.extend(&word.body);
             }
             before => {
-                out.extend(before.take().map(Word::decode).unwrap_or_default());
+                out.extend(before.take().map(|word| word.decode(manner)).unwrap_or_default());
                 // Blanks between two words do not count.
                 out.extend_from_slice(if neighbours { b"" } else { gap });
                 *before = Some(word);
@@ -43,7 +58,7 @@ fn decode(text: &[u8], together: bool) -> Option<Vec<u8>> {
         found = true;
         rest = tail;
     }
-    out.extend(before.map(Word::decode).unwrap_or_default());
+    out.extend(before.map(|word| word.decode(manner)).unwrap_or_default());
     out.extend_from_slice(rest);
     found.then_some(out)
 }
@@ -67,9 +82,9 @@ fn word(text: &[u8]) -> Option<(Word<'_>, &[u8])> {
 }
 
 impl Word<'_> {
-    fn decode(self) -> Vec<u8> {
+    fn decode(self, manner: Manner) -> Vec<u8> {
         let bytes = if self.kind == b'b' { base64(&self.body) } else { decode_q(&self.body) };
-        narrow(self.charset, bytes)
+        narrow(self.charset, bytes, manner)
     }
 }
 
@@ -85,13 +100,21 @@ fn decode_q(text: &[u8]) -> Vec<u8> {
     unescape_percent(&swapped)
 }
 
-/// `charset'language'%xx` (RFC 2231 section 4), the first two perhaps missing.
-pub(crate) fn percent(value: &[u8]) -> Vec<u8> {
+/// `charset'language'%xx` (RFC 2231 section 4), the first two perhaps missing: every way to read it.
+pub(crate) fn percent(value: &[u8]) -> Vec<Vec<u8>> {
     let mut fields = value.splitn(3, |&c| c == b'\'');
-    match (fields.next(), fields.next(), fields.next()) {
-        (Some(charset), Some(_), Some(text)) => narrow(charset, unescape_percent(text)),
-        _ => unescape_percent(value),
+    let (Some(charset), Some(_), Some(text)) = (fields.next(), fields.next(), fields.next()) else {
+        return vec![unescape_percent(value)];
+    };
+    let mut out = Vec::new();
+    for swapped in [false, true] {
+        let manner = Manner { swapped, ..Manner::default() };
+        let text = narrow(charset, unescape_percent(text), manner);
+        if !out.contains(&text) {
+            out.push(text);
+        }
     }
+    out
 }
 
 /// `%xx` decoded, anything else as it stands.
@@ -113,13 +136,13 @@ pub(crate) fn unescape_percent(text: &[u8]) -> Vec<u8> {
 }
 
 /// UTF-16, UTF-32 and UTF-7 to UTF-8; all other charsets have ASCII in them and stay as they are.
-fn narrow(charset: &[u8], bytes: Vec<u8>) -> Vec<u8> {
+fn narrow(charset: &[u8], bytes: Vec<u8>, manner: Manner) -> Vec<u8> {
     let charset: Vec<u8> =
         charset.iter().filter(|c| c.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase).collect();
     if charset.starts_with(b"utf16") || charset.ends_with(b"ucs2") {
-        utf16(&bytes, is_little(&charset, &bytes, 2)).into_bytes()
+        utf16(&bytes, is_little(&charset, &bytes, 2, manner)).into_bytes()
     } else if charset.starts_with(b"utf32") || charset.ends_with(b"ucs4") {
-        utf32(&bytes, is_little(&charset, &bytes, 4)).into_bytes()
+        utf32(&bytes, is_little(&charset, &bytes, 4, manner)).into_bytes()
     } else if charset.ends_with(b"utf7") {
         utf7(&bytes)
     } else {
@@ -128,14 +151,15 @@ fn narrow(charset: &[u8], bytes: Vec<u8>) -> Vec<u8> {
 }
 
 /// Which byte of a unit comes first, by the charset's name, by a mark, by where the zeros of ASCII are.
-fn is_little(charset: &[u8], bytes: &[u8], unit: usize) -> bool {
+fn is_little(charset: &[u8], bytes: &[u8], unit: usize, manner: Manner) -> bool {
     let zeros = |at: usize| bytes.iter().skip(at).step_by(unit).filter(|&&byte| byte == 0).count();
-    if charset.ends_with(b"be") {
-        return false;
+    if charset.ends_with(b"be") || bytes.starts_with(&[0xfe, 0xff]) {
+        false
+    } else if charset.ends_with(b"le") || bytes.starts_with(&[0xff, 0xfe]) {
+        true
+    } else {
+        (zeros(unit - 1) > zeros(0)) != manner.swapped
     }
-    charset.ends_with(b"le")
-        || bytes.starts_with(&[0xff, 0xfe])
-        || !bytes.starts_with(&[0xfe, 0xff]) && zeros(unit - 1) > zeros(0)
 }
 
 fn utf16(bytes: &[u8], little: bool) -> String {
@@ -233,8 +257,16 @@ mod tests {
             ("iso-2022-jp", b"a.zip".to_vec()),
         ] {
             let word = format!("=?{charset}?B?{}?=", encode_base64(&bytes));
-            assert_eq!(words(&word), ["a.zip"], "{charset}");
+            assert_eq!(words(&word)[0], "a.zip", "{charset}");
         }
+    }
+
+    #[test]
+    fn units_without_an_order_are_read_in_both() {
+        let word = |charset: &str| words(&format!("=?{charset}?B?ACAAIAAgLgBlAHgAZQA=?="));
+        assert!(word("utf-16").iter().any(|name| name.ends_with(".exe")));
+        assert!(word("utf-16").iter().any(|name| name.starts_with("   ")));
+        assert_eq!(word("utf-16le").len(), 1);
     }
 
     proptest! {
@@ -242,7 +274,7 @@ mod tests {
         fn arbitrary_text(text: Vec<u8>, charset in "(utf-(7|8|16|32)(le|be)?)?") {
             decode_words(&text);
             percent(&text);
-            narrow(charset.as_bytes(), text);
+            narrow(charset.as_bytes(), text, Manner::default());
         }
 
         #[test]
