@@ -16,8 +16,10 @@
 //! Where even that cannot cover all readings, the finding is [`Unscannable::Ambiguous`].
 
 mod base64;
+mod binhex;
 mod cms;
 mod decode;
+mod entity;
 mod files;
 mod frame;
 mod header;
@@ -40,7 +42,8 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use self::header::{Block, CONTENT_TOTAL_BYTES_MAX, Entity};
+use self::entity::Entity;
+use self::header::{Block, CONTENT_TOTAL_BYTES_MAX};
 use self::lines::Lines;
 use self::walk::Walk;
 use crate::{Limits, Unscannable};

@@ -2,16 +2,21 @@
 
 use super::base64::Base64;
 use super::decode::Decoder;
-use super::files::UuFiles;
-use super::header::{Encodings, Entity};
+use super::entity::{Encodings, Entity};
+use super::files::{DecodedFiles, PGP_MESSAGE};
 use super::lines::Piece;
 use super::quoted::QuotedPrintable;
 use super::uu;
 use super::{EVENT_BYTES, Inner, InnerKind, Output, PartHead, cms};
 use crate::Unscannable;
 
-/// The local header of a zip file up to its flags (APPNOTE.TXT section 4.3.7).
-const ZIP_HEAD_BYTES: usize = 7;
+/// How much of a part's start is kept, bytes: enough for the signs of encryption below.
+const START_BYTES: usize = PGP_MESSAGE.len();
+
+/// Ends of the names of files that are encrypted as a rule; their first byte says whether they are.
+const PGP_FILES: [&str; 2] = [".pgp", ".gpg"];
+/// Types of packet that encrypted messages start with: session keys and encrypted data (RFC 9580 section 5).
+const PGP_TAGS: [u8; 5] = [1, 3, 9, 18, 20];
 
 /// Where an entity stands in the outermost structure, as the walk finds it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -52,7 +57,7 @@ pub(crate) struct Leaf {
 impl Leaf {
     /// Every reading of the body as a leaf.
     pub(crate) fn open(entity: &Entity, depth: usize, place: Place, out: &mut Output) -> Self {
-        let Encodings { identity, base64, quoted_printable, uu } = entity.encodings;
+        let Encodings { identity, base64, quoted_printable, uu, .. } = entity.encodings;
         let mut sinks = Vec::new();
         let mut add = |decoder| sinks.extend(Sink::open(decoder, entity, depth, out));
         if base64 {
@@ -118,8 +123,8 @@ struct Sink {
     buffer: Vec<u8>,
     /// Its first bytes.
     start: Vec<u8>,
-    /// Decoded text may hold uuencoded files.
-    files: Option<UuFiles>,
+    /// Decoded text may hold files of its own.
+    files: Option<DecodedFiles>,
     /// A decoded body with a structure: all of it is needed.
     inner: Option<Inner>,
 }
@@ -150,12 +155,13 @@ impl Sink {
             entity.mail_file.then_some(InnerKind::Message)
         };
         let inner = kind.map(|kind| Inner { kind, depth, bytes: Vec::new() });
-        let files = (encoded && entity.text).then(|| UuFiles::new(depth));
+        let files = ((encoded && entity.text) || entity.binhex)
+            .then(|| DecodedFiles::new(depth, entity.binhex));
         Some(Self { part, decoder, buffer: Vec::new(), start: Vec::new(), files, inner })
     }
 
     fn flush(&mut self, out: &mut Output) {
-        let room = ZIP_HEAD_BYTES.saturating_sub(self.start.len());
+        let room = START_BYTES.saturating_sub(self.start.len());
         self.start.extend(self.buffer.iter().take(room));
         if out.data(self.part.number, &self.buffer) {
             if let Some(files) = &mut self.files {
@@ -173,9 +179,7 @@ impl Sink {
         let oddities = self.decoder.finish(&mut self.buffer);
         out.oddities = out.oddities.or(oddities);
         self.flush(out);
-        if let [b'P', b'K', 3, 4, _, _, flags] = self.start[..]
-            && flags & 1 == 1
-        {
+        if self.is_encrypted() {
             out.finding(Unscannable::Encrypted);
         }
         out.end_part(self.part);
@@ -191,6 +195,21 @@ impl Sink {
                 inner = Inner { kind: InnerKind::Message, bytes: content, ..inner };
             }
             out.walk_later(inner);
+        }
+    }
+
+    fn is_encrypted(&self) -> bool {
+        let is_pgp = self.part.file_names.iter().any(|name| {
+            let name = name.to_ascii_lowercase();
+            PGP_FILES.iter().any(|end| name.ends_with(end))
+        });
+        match self.start[..] {
+            // The flags in the local header of a zip file (APPNOTE.TXT section 4.3.7).
+            [b'P', b'K', 3, 4, _, _, flags, ..] => flags & 1 == 1,
+            // A packet's type, in its two formats (RFC 9580 section 4.2).
+            [first @ 0xc0..=0xff, ..] if is_pgp => PGP_TAGS.contains(&(first & 0x3f)),
+            [first @ 0x80..=0xbf, ..] if is_pgp => PGP_TAGS.contains(&(first >> 2 & 0xf)),
+            _ => self.start == PGP_MESSAGE,
         }
     }
 }

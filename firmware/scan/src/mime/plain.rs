@@ -1,7 +1,7 @@
 //! Which parts any engine that reads mail certainly decodes as the walk does: the simplest standard form,
 //! within what the strictest of them (libclamav's mail reader) looks at. In doubt a part is not plain.
 
-use super::header::Composite;
+use super::entity::Composite;
 use super::params::trim;
 
 /// Deepest nesting.

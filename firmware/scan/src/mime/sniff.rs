@@ -7,10 +7,6 @@ use super::Output;
 use super::header::{Block, LineKind, is_content_line};
 use super::leaf::{Ending, Leaf};
 use super::lines::Piece;
-use crate::Unscannable;
-
-/// The armour of an encrypted text (RFC 9580 section 6.2).
-const PGP_MESSAGE: &[u8] = b"-----BEGIN PGP MESSAGE-----";
 
 /// Looks at the lines of one text.
 #[derive(Debug)]
@@ -33,9 +29,6 @@ impl Sniffer {
 
     pub(crate) fn piece(&mut self, piece: Piece<'_>, out: &mut Output) {
         if piece.first {
-            if piece.text.starts_with(PGP_MESSAGE) {
-                out.finding(Unscannable::Encrypted);
-            }
             let starts = is_content_line(piece.text);
             if !matches!(self.state, State::Header(_)) && (starts || is_delimiter(piece.text)) {
                 self.end(out);

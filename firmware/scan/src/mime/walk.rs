@@ -1,8 +1,9 @@
 //! The structure: which line belongs to which header, body or delimiter.
 
-use super::files::RawFiles;
+use super::entity::{Composite, Encodings, Entity};
+use super::files::TextFiles;
 use super::frame::{Delimiter, Frame, FrameKind, find, is_exact};
-use super::header::{Block, Composite, Encodings, Entity, LineKind, is_content_line};
+use super::header::{Block, LineKind, is_content_line};
 use super::leaf::{Ending, Leaf, Place};
 use super::lines::Piece;
 use super::params::trim;
@@ -23,7 +24,7 @@ pub(crate) const COMPARISONS_MAX: usize = 20_000_000;
 pub(crate) struct Walk {
     frames: Vec<Frame>,
     state: State,
-    files: Option<RawFiles>,
+    files: Option<TextFiles>,
     base_depth: usize,
     /// Of all open multiparts together.
     boundaries: usize,
@@ -55,7 +56,7 @@ impl Walk {
         Self {
             frames: Vec::new(),
             state: State::Header { block: Block::default(), digest: false, leading: true },
-            files: Some(RawFiles::new(base_depth)),
+            files: Some(TextFiles::new(base_depth)),
             base_depth,
             boundaries: 0,
             after_bare_cr: false,
