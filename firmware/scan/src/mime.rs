@@ -30,12 +30,14 @@ mod params;
 mod plain;
 mod quoted;
 mod sniff;
+mod summary;
 mod uu;
 mod walk;
 mod words;
 mod yenc;
 
 pub use decode::{Dialect, Oddities};
+pub use summary::{SUMMARY_FIELD_BYTES_MAX, Summary};
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -45,6 +47,7 @@ use bytes::Bytes;
 use self::entity::Entity;
 use self::header::{Block, CONTENT_TOTAL_BYTES_MAX};
 use self::lines::Lines;
+use self::summary::Summarizer;
 use self::walk::Walk;
 use crate::{Limits, Unscannable};
 
@@ -137,6 +140,7 @@ pub fn further_readings(oddities: Oddities, done: &[Reading]) -> Vec<Reading> {
 #[derive(Debug)]
 pub struct Walker {
     lines: Lines,
+    summarizer: Summarizer,
     walk: Walk,
     out: Output,
 }
@@ -153,6 +157,7 @@ impl Walker {
     pub fn reading(reading: Reading, limits: &Limits) -> Self {
         Self {
             lines: Lines::default(),
+            summarizer: Summarizer::default(),
             walk: if reading.flat { Walk::flat() } else { Walk::outermost() },
             out: Output::new(reading.dialect, limits),
         }
@@ -160,16 +165,22 @@ impl Walker {
 
     /// The next bytes of the raw message.
     pub fn feed(&mut self, bytes: &[u8]) {
-        let Self { lines, walk, out } = self;
+        let Self { lines, summarizer, walk, out } = self;
         if !out.stopped {
-            lines.feed(bytes, |piece| walk.piece(piece, out));
+            lines.feed(bytes, |piece| {
+                summarizer.piece(piece);
+                walk.piece(piece, out);
+            });
         }
     }
 
     /// The message has ended. Messages that were encoded themselves are walked now.
     pub fn finish(&mut self) {
-        let Self { lines, walk, out } = self;
-        lines.finish(|piece| walk.piece(piece, out));
+        let Self { lines, summarizer, walk, out } = self;
+        lines.finish(|piece| {
+            summarizer.piece(piece);
+            walk.piece(piece, out);
+        });
         walk.finish(out);
         while let Some(inner) = out.inner.pop_front() {
             if out.stopped {
@@ -181,6 +192,12 @@ impl Walker {
             lines.finish(|piece| walk.piece(piece, out));
             walk.finish(out);
         }
+    }
+
+    /// What the header of the message says to people, as far as it has been read.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        self.summarizer.summary()
     }
 
     /// The next event.

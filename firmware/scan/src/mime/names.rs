@@ -1,9 +1,7 @@
 //! The names of a part: every one that a client might give the file that it makes of it.
 
-use std::borrow::Cow;
-
 use super::params::{readings, trim};
-use super::words::{decode_words, unescape_percent};
+use super::words::{decode_words, unescape_percent, utf8_or_latin};
 
 /// Most names of one part. More are ambiguous.
 pub(crate) const NAMES_MAX: usize = 96;
@@ -68,8 +66,8 @@ pub(crate) fn names(sources: &Sources<'_>) -> (Vec<String>, bool) {
 
 /// A name as it is, and as a file system or a careless program makes it.
 fn variants(name: &[u8]) -> Vec<String> {
-    let mut out = vec![clean_name(&text(name))];
-    let mut add = |bytes: &[u8]| out.push(clean_name(&text(bytes)));
+    let mut out = vec![clean_name(&utf8_or_latin(name))];
+    let mut add = |bytes: &[u8]| out.push(clean_name(&utf8_or_latin(bytes)));
     if let Some(at) = name.iter().position(|&c| c == 0) {
         add(name.get(..at).unwrap_or_default());
     }
@@ -90,14 +88,6 @@ fn variants(name: &[u8]) -> Vec<String> {
         }
     }
     out
-}
-
-/// UTF-8, else each byte a character, as in ISO 8859-1.
-fn text(bytes: &[u8]) -> Cow<'_, str> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text.into(),
-        Err(_) => bytes.iter().copied().map(char::from).collect(),
-    }
 }
 
 /// A file name without control characters, cut to its limit.

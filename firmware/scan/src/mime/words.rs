@@ -1,5 +1,7 @@
 //! Encoded words (RFC 2047), the encoding of RFC 2231, and the charsets in which ASCII does not stand as it is.
 
+use std::borrow::Cow;
+
 use super::base64::base64;
 use super::decode::digit;
 
@@ -61,6 +63,44 @@ fn decode(text: &[u8], manner: Manner) -> Option<Vec<u8>> {
     out.extend(before.map(|word| word.decode(manner)).unwrap_or_default());
     out.extend_from_slice(rest);
     found.then_some(out)
+}
+
+/// The text for people: words in UTF-8, ISO 8859-1 and US-ASCII decoded, those in other charsets as they
+/// stand, and what is no UTF-8 taken for ISO 8859-1.
+pub(crate) fn decode_words_as_text(text: &[u8]) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    // Neighbours of one charset: a character may be cut between two of them.
+    let mut run: (Vec<u8>, Vec<u8>) = Default::default();
+    while let Some(at) = rest.windows(2).position(|pair| pair == b"=?") {
+        let (gap, start) = rest.split_at(at);
+        let Some((word, tail)) = word(start) else { break };
+        rest = tail;
+        let charset = word.charset.to_ascii_lowercase();
+        let neighbours = !run.0.is_empty() && gap.trim_ascii().is_empty();
+        if !(neighbours && run.0 == charset) {
+            out += &utf8_or_latin(&std::mem::take(&mut run.1));
+            out += &utf8_or_latin(if neighbours { b"" } else { gap });
+        }
+        if [&b"utf-8"[..], b"iso-8859-1", b"us-ascii"].contains(&charset.as_slice()) {
+            run.1.extend(word.decode(Manner::default()));
+            run.0 = charset;
+        } else {
+            let length = start.len() - tail.len();
+            out += &utf8_or_latin(start.get(..length).unwrap_or_default());
+            run.0.clear();
+        }
+    }
+    out += &utf8_or_latin(&run.1);
+    out + &utf8_or_latin(rest)
+}
+
+/// UTF-8, else each byte a character, as in ISO 8859-1.
+pub(crate) fn utf8_or_latin(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => bytes.iter().copied().map(char::from).collect(),
+    }
 }
 
 struct Word<'a> {
