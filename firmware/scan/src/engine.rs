@@ -4,10 +4,12 @@
 //! kind: [`crate::analysis::LocalEngine`].)
 
 pub mod clamd;
+pub mod pool;
 
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use spool::Spooled;
 
@@ -59,6 +61,80 @@ pub trait Engine: Debug + Send + Sync {
     /// It looks into archives itself. Where no engine does, an archive is not called clean.
     fn opens_archives(&self) -> bool {
         false
+    }
+
+    /// Whether the file name can change what it says.
+    fn looks_at_names(&self) -> bool {
+        false
+    }
+
+    /// Changes whenever its rules or signatures do: what it said before may no longer hold.
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    /// What it has done so far, for status pages.
+    fn counts(&self) -> Counts {
+        Counts::default()
+    }
+}
+
+/// What an engine has done since it was made, in objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// It was asked about.
+    pub asked: u64,
+    /// It found something in.
+    pub found: u64,
+    /// It gave no answer on.
+    pub failed: u64,
+    /// A second server was asked about, since the first had failed.
+    pub retried: u64,
+}
+
+/// [`Counts`], counting.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    asked: AtomicU64,
+    found: AtomicU64,
+    failed: AtomicU64,
+    retried: AtomicU64,
+}
+
+impl Counters {
+    /// An object has its answer.
+    pub(crate) fn note(&self, outcome: &EngineOutcome) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        match outcome {
+            EngineOutcome::Found(_) => self.found.fetch_add(1, Ordering::Relaxed),
+            EngineOutcome::Failed(_) => self.failed.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
+    }
+
+    pub(crate) fn note_retry(&self) {
+        self.retried.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        Counts {
+            asked: self.asked.load(Ordering::Relaxed),
+            found: self.found.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            retried: self.retried.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// What a name says that a server gives to what it found. Some tell only that it did not look at all.
+pub(crate) fn named(name: &str) -> EngineOutcome {
+    let shown = printable(name, crate::FINDING_NAME_BYTES_MAX);
+    if name.starts_with("Heuristics.Encrypted") {
+        EngineOutcome::Encrypted
+    } else if name.starts_with("Heuristics.Limits.Exceeded") {
+        EngineOutcome::Limit(shown)
+    } else {
+        EngineOutcome::Found(shown)
     }
 }
 

@@ -1,6 +1,9 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
+use spool::Spooler;
 use tokio::net::TcpListener;
 
 use super::*;
@@ -13,48 +16,88 @@ enum Act {
     EarlyReply(&'static str),
     /// Says that all is well before it has read anything, and then reads nothing.
     EarlyOk,
+    /// Without the number of the command.
+    BareReply(&'static str),
+    /// Clean, and this is its version.
+    Version(&'static str),
+    /// Closes where an answer is due, and knows no PING.
+    NoPong,
     Close,
     CloseInside,
     Endless,
+    /// Answers a PING only.
     Stall,
+    /// Answers nothing at all.
+    Mute,
     /// Ends the session behind each answer, with these words.
     EndsSession(&'static str),
 }
 
-/// A server that acts like this on every object; counts connections.
+/// A server that acts like this on every object; counts connections that ask about one.
 async fn fake(act: Act) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    fake_at(listener, act)
+}
+
+fn fake_at(listener: TcpListener, act: Act) -> (String, Arc<AtomicUsize>) {
     let address = listener.local_addr().unwrap().to_string();
     let connections = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&connections);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            counter.fetch_add(1, Ordering::Relaxed);
-            tokio::spawn(serve(stream, act));
+            tokio::spawn(serve(stream, act, Arc::clone(&counter)));
         }
     });
     (address, connections)
 }
 
-async fn serve(mut stream: TcpStream, act: Act) -> io::Result<()> {
-    let mut command = [0; 11];
-    stream.read_exact(&mut command).await?;
-    assert_eq!(&command, b"zIDSESSION\0");
+async fn command(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut command = Vec::new();
+    loop {
+        match stream.read_u8().await? {
+            0 => return Ok(command),
+            byte => command.push(byte),
+        }
+    }
+}
+
+async fn serve(mut stream: TcpStream, act: Act, connections: Arc<AtomicUsize>) -> io::Result<()> {
+    assert_eq!(command(&mut stream).await?, b"zIDSESSION");
+    let mut is_counted = false;
     for number in 1.. {
-        if let Act::EarlyReply(reply) = act {
-            stream.write_all(format!("{reply}\0").as_bytes()).await?;
-            return stream.shutdown().await;
+        match command(&mut stream).await?.as_slice() {
+            b"zPING" => {
+                let pong = match act {
+                    Act::Mute => std::future::pending().await,
+                    Act::NoPong => "WHAT?",
+                    _ => "PONG",
+                };
+                stream.write_all(format!("{number}: {pong}\0").as_bytes()).await?;
+                continue;
+            }
+            b"zVERSION" => {
+                let version = if let Act::Version(version) = act { version } else { "ClamAV 1" };
+                stream.write_all(format!("{number}: {version}\0").as_bytes()).await?;
+                continue;
+            }
+            command => assert_eq!(command, b"zINSTREAM"),
         }
-        if matches!(act, Act::EarlyOk) {
-            stream.write_all(b"1: stream: OK\0").await?;
-            return std::future::pending().await;
+        if !is_counted {
+            connections.fetch_add(1, Ordering::Relaxed);
+            is_counted = true;
         }
-        if matches!(act, Act::CloseInside) {
-            return Ok(());
+        match act {
+            Act::EarlyReply(reply) => {
+                stream.write_all(format!("{reply}\0").as_bytes()).await?;
+                return stream.shutdown().await;
+            }
+            Act::EarlyOk => {
+                stream.write_all(b"1: stream: OK\0").await?;
+                return std::future::pending().await;
+            }
+            Act::CloseInside => return Ok(()),
+            _ => {}
         }
-        let mut command = [0; 10];
-        stream.read_exact(&mut command).await?;
-        assert_eq!(&command, b"zINSTREAM\0");
         loop {
             let length = stream.read_u32().await?;
             if length == 0 {
@@ -68,14 +111,18 @@ async fn serve(mut stream: TcpStream, act: Act) -> io::Result<()> {
             Act::Reply(reply) => {
                 stream.write_all(format!("{number}: {reply}\0").as_bytes()).await?;
             }
+            Act::Version(_) => {
+                stream.write_all(format!("{number}: stream: OK\0").as_bytes()).await?;
+            }
+            Act::BareReply(reply) => stream.write_all(format!("{reply}\0").as_bytes()).await?,
             Act::EndsSession(words) => {
                 let reply = format!("{number}: stream: OK\0{words}");
                 stream.write_all(reply.as_bytes()).await?;
                 return Ok(());
             }
             Act::Endless => stream.write_all(&[b'x'; 2 * REPLY_BYTES_MAX]).await?,
-            Act::Stall => std::future::pending().await,
-            Act::Close | Act::CloseInside | Act::EarlyReply(_) | Act::EarlyOk => return Ok(()),
+            Act::Stall | Act::Mute => std::future::pending().await,
+            _ => return Ok(()),
         }
     }
     Ok(())
@@ -91,6 +138,16 @@ fn engine(addresses: &[&str]) -> ClamdEngine {
     ClamdEngine::new(addresses, settings).unwrap()
 }
 
+/// Gives up soon, so that what gives no answer costs the test little.
+fn quick() -> ClamdSettings {
+    ClamdSettings {
+        connect_time_max: Duration::from_millis(20),
+        answer_time_max: Duration::from_millis(50),
+        probe_every: Duration::ZERO,
+        ..ClamdSettings::default()
+    }
+}
+
 async fn outcome(act: Act) -> EngineOutcome {
     let (address, _) = fake(act).await;
     scan(&engine(&[&address]), vec![b'x'; 3 * CHUNK_BYTES + 1]).await
@@ -101,7 +158,22 @@ fn addresses() {
     for good in ["127.0.0.1:3310", "scanner.example:3310", "[::1]:3310", "unix:/run/clamd.sock"] {
         assert_eq!(good.parse::<Address>().unwrap().to_string(), good);
     }
-    for bad in ["", "127.0.0.1", "host:", ":3310", "host:0", "host:99999", "unix:relative"] {
+    for bad in [
+        "",
+        "127.0.0.1",
+        "host:",
+        ":3310",
+        "host:0",
+        "host:99999",
+        "unix:relative",
+        "a b:1",
+        "[::1:3310",
+        "[host]:3310",
+        "::1:3310",
+        "ho\0st:1",
+        "unix:/a\0b",
+        &"h".repeat(400),
+    ] {
         assert!(bad.parse::<Address>().is_err(), "{bad}");
     }
 }
@@ -127,6 +199,7 @@ async fn answers_are_read_as_clamd_means_them() {
         ),
         ("stream: Heuristics.Encrypted.Zip FOUND", EngineOutcome::Encrypted),
         ("INSTREAM size limit exceeded. ERROR", EngineOutcome::OverSize),
+        ("stream: Time limit reached ERROR", limit("stream: Time limit reached ERROR")),
     ] {
         assert_eq!(outcome(Act::Reply(reply)).await, meaning, "{reply}");
     }
@@ -141,6 +214,8 @@ async fn faults_are_failures_never_clean() {
         Act::Reply("stream: FOUND"),
         Act::Reply(""),
         Act::Reply("7: stream: OK"),
+        Act::BareReply("stream: OK"),
+        Act::BareReply("7: stream: OK"),
         Act::Close,
         Act::CloseInside,
         Act::Endless,
@@ -198,30 +273,107 @@ async fn nobody_to_ask_is_a_failure() {
 }
 
 #[tokio::test]
-async fn a_dead_server_is_left_alone_and_tried_again() {
-    let settings = |retry_after| ClamdSettings {
-        answer_time_max: Duration::from_millis(50),
-        retry_after,
-        ..ClamdSettings::default()
-    };
-    let (address, connections) = fake(Act::Stall).await;
-    let engine = ClamdEngine::new(&[&address], settings(Duration::from_secs(3600))).unwrap();
-    for _ in 0..5 {
-        assert!(matches!(scan(&engine, b"x".to_vec()).await, EngineOutcome::Failed(_)));
+async fn a_dead_server_is_left_alone_until_a_probe_has_had_an_answer() {
+    // It accepts, and says nothing, to probes neither.
+    let (address, connections) = fake(Act::Mute).await;
+    let engine = ClamdEngine::new(&[&address], quick()).unwrap();
+    for round in 0..5 {
+        let EngineOutcome::Failed(why) = scan(&engine, b"x".to_vec()).await else { panic!() };
+        assert_eq!(why.contains("no server is up"), round > 0, "{why}");
     }
     assert_eq!(connections.load(Ordering::Relaxed), 1);
-    let engine = ClamdEngine::new(&[&address], settings(Duration::ZERO)).unwrap();
-    for _ in 0..2 {
-        assert!(matches!(scan(&engine, b"x".to_vec()).await, EngineOutcome::Failed(_)));
+    // Nobody listens; then somebody does.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let engine = ClamdEngine::new(&[address.to_string()], quick()).unwrap();
+    assert!(matches!(scan(&engine, b"x".to_vec()).await, EngineOutcome::Failed(_)));
+    let (_, connections) =
+        fake_at(TcpListener::bind(address).await.unwrap(), Act::Reply("stream: OK"));
+    while scan(&engine, b"x".to_vec()).await != EngineOutcome::Clean {
+        assert_eq!(connections.load(Ordering::Relaxed), 0, "only probes reach it");
+        tokio::task::yield_now().await;
     }
-    assert_eq!(connections.load(Ordering::Relaxed), 3);
-    // Trouble with one object is no trouble with the server.
+}
+
+#[tokio::test]
+async fn trouble_with_one_object_is_no_trouble_with_the_server() {
     let (address, connections) = fake(Act::Reply("stream: Can't read file ERROR")).await;
-    let engine = ClamdEngine::new(&[&address], settings(Duration::from_secs(3600))).unwrap();
+    let engine = ClamdEngine::new(&[&address], ClamdSettings::default()).unwrap();
     for _ in 0..3 {
-        assert!(matches!(scan(&engine, b"x".to_vec()).await, EngineOutcome::Failed(_)));
+        let EngineOutcome::Failed(why) = scan(&engine, b"x".to_vec()).await else { panic!() };
+        assert!(why.contains("Can't read file"), "{why}");
     }
     assert_eq!(connections.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn a_probe_needs_a_proper_answer() {
+    let (address, _) = fake(Act::NoPong).await;
+    let protocol = Clamd { address: address.parse().unwrap() };
+    let error = protocol.probe(&mut protocol.connect().await.unwrap()).await.unwrap_err();
+    assert!(matches!(&error, AskError::Rubbish(what) if what == "WHAT?"), "{error}");
+}
+
+#[tokio::test]
+async fn other_signatures_make_another_generation() {
+    let settings = ClamdSettings { version_every: Duration::ZERO, ..ClamdSettings::default() };
+    let (address, _) = fake(Act::Version("ClamAV 1.4.6/27500/Thu Nov 26")).await;
+    let engine = ClamdEngine::new(&[&address], settings).unwrap();
+    let changed = |before| {
+        let engine = &engine;
+        async move {
+            while engine.generation() == before {
+                tokio::task::yield_now().await;
+            }
+            engine.generation()
+        }
+    };
+    let first = changed(0).await;
+    let server = &engine.pool;
+    for _ in 0..5 {
+        server.note_version(0, "ClamAV 1.4.6/27500/Thu Nov 26");
+        assert_eq!(engine.generation(), first, "the same is no change");
+    }
+    server.note_version(0, "ClamAV 1.4.6/27501/Fri Nov 27");
+    assert_ne!(engine.generation(), first);
+}
+
+#[tokio::test]
+async fn what_is_in_a_file_is_streamed_from_there() {
+    let (address, _) = fake(Act::Reply("stream: OK")).await;
+    let engine = engine(&[&address]);
+    let spooler = Spooler::default();
+    for bytes in [CHUNK_BYTES, CHUNK_BYTES + 1, 5 * CHUNK_BYTES, 5 * CHUNK_BYTES + 7] {
+        let mut spool = spooler.open();
+        spool.write(&vec![b'x'; bytes]).unwrap();
+        let object = Object { part: 0, content: spool.finish(), file_name: None };
+        assert_eq!(engine.scan(object).await, EngineOutcome::Clean, "{bytes}");
+    }
+}
+
+#[test]
+fn only_numbered_answers_are_verdicts() {
+    assert_eq!(parse(b"3: stream: OK", 3).unwrap(), EngineOutcome::Clean);
+    for other in ["stream: OK", "2: stream: OK", "3: stream: OK\n3: x", "3: stream: X FOUND OK"] {
+        assert!(parse(other.as_bytes(), 3).is_err(), "{other}");
+    }
+    // A name that looks like a limit is still a name.
+    let named = parse(b"3: stream: INSTREAM size limit exceeded FOUND", 3).unwrap();
+    assert!(matches!(named, EngineOutcome::Found(_)), "{named:?}");
+}
+
+#[tokio::test]
+async fn counts_tell_what_was_asked_and_what_came() {
+    let (up, _) = fake(Act::Reply("stream: X FOUND")).await;
+    let (ill, _) = fake(Act::Reply("stream: Can't read file ERROR")).await;
+    let engine = engine(&[&ill, &up]);
+    for _ in 0..4 {
+        assert_eq!(scan(&engine, b"x".to_vec()).await, EngineOutcome::Found("X".to_owned()));
+    }
+    let Counts { asked, found, failed, retried } = engine.counts();
+    assert_eq!((asked, found, failed), (4, 4, 0));
+    assert_eq!(retried, 2, "they take turns, and one of them fails");
 }
 
 #[tokio::test]
@@ -248,8 +400,10 @@ async fn a_session_that_ended_meanwhile_is_replaced() {
 
 #[tokio::test]
 async fn connections_are_bounded() {
+    const CONNECTIONS: usize = 3;
     let (address, connections) = fake(Act::Reply("stream: OK")).await;
-    let engine = Arc::new(engine(&[&address]));
+    let settings = ClamdSettings { connections_max: CONNECTIONS, ..ClamdSettings::default() };
+    let engine = Arc::new(ClamdEngine::new(&[address], settings).unwrap());
     let mut jobs = tokio::task::JoinSet::new();
     for _ in 0..100 {
         let engine = Arc::clone(&engine);
@@ -258,8 +412,8 @@ async fn connections_are_bounded() {
     while let Some(outcome) = jobs.join_next().await {
         assert_eq!(outcome.unwrap(), EngineOutcome::Clean);
     }
-    assert!(connections.load(Ordering::Relaxed) <= CONNECTIONS_MAX);
-    assert_eq!(engine.servers[0].outstanding.load(Ordering::Relaxed), 0);
+    assert!(connections.load(Ordering::Relaxed) <= CONNECTIONS);
+    assert_eq!(engine.pool.outstanding(), [0]);
 }
 
 #[tokio::test]
@@ -269,7 +423,7 @@ async fn the_server_with_least_outstanding_is_asked() {
     let engine = Arc::new(engine(&[&busy, &free]));
     let stuck = Arc::clone(&engine);
     let stuck = tokio::spawn(async move { scan(&stuck, vec![b'x'; 100]).await });
-    while engine.servers[0].outstanding.load(Ordering::Relaxed) == 0 {
+    while engine.pool.outstanding()[0] == 0 {
         tokio::task::yield_now().await;
     }
     for _ in 0..5 {
@@ -277,56 +431,4 @@ async fn the_server_with_least_outstanding_is_asked() {
     }
     assert_eq!(connections.load(Ordering::Relaxed), 1);
     stuck.abort();
-}
-
-/// The real thing, where it is installed.
-#[tokio::test]
-async fn a_real_clamd() {
-    const CLAMD: &str = "/usr/sbin/clamd";
-    if !std::path::Path::new(CLAMD).exists() {
-        println!("SKIPPED: {CLAMD} is not installed");
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    std::fs::create_dir(path("db")).unwrap();
-    // Any file with the words "avr-test-virus" in it.
-    std::fs::write(path("db/test.ndb"), "Avr.Test:0:*:6176722d746573742d7669727573\n").unwrap();
-    let settings = format!(
-        "LocalSocket {}\nDatabaseDirectory {}\nTemporaryDirectory {}\nForeground yes\n\
-         StreamMaxLength 1M\nAlertExceedsMax yes\nAlertEncrypted yes\nMaxThreads 2\n",
-        path("sock"),
-        path("db"),
-        folder.path().to_str().unwrap(),
-    );
-    std::fs::write(path("clamd.conf"), settings).unwrap();
-    let mut clamd = tokio::process::Command::new(CLAMD)
-        .args(["-c", &path("clamd.conf"), "-F"])
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let engine = ClamdEngine::new(&[format!("unix:{}", path("sock"))], ClamdSettings::default());
-    let engine = engine.unwrap();
-    while UnixStream::connect(path("sock")).await.is_err() {
-        assert!(clamd.try_wait().unwrap().is_none(), "clamd does not start");
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(scan(&engine, b"hello".to_vec()).await, EngineOutcome::Clean);
-    for size in [0, 1, 500_000] {
-        let bytes = [&vec![b'x'; size], b"avr-test-virus".as_slice()].concat();
-        let found = EngineOutcome::Found("Avr.Test.UNOFFICIAL".to_owned());
-        assert_eq!(scan(&engine, bytes).await, found);
-    }
-    assert_eq!(scan(&engine, Vec::new()).await, EngineOutcome::Clean);
-    for _ in 0..3 {
-        let outcome = scan(&engine, vec![b'x'; 8 * 1024 * 1024]).await;
-        assert_eq!(outcome, EngineOutcome::OverSize);
-        assert_eq!(scan(&engine, b"hello".to_vec()).await, EngineOutcome::Clean);
-    }
-    clamd.kill().await.unwrap();
-    let outcome =
-        engine.scan(Object { part: 0, content: Bytes::new().into(), file_name: None }).await;
-    assert!(matches!(outcome, EngineOutcome::Failed(_)), "{outcome:?}");
 }
