@@ -3,6 +3,7 @@
 //! [`clamd::ClamdEngine`] asks servers. (Engines that run where a mail is taken apart are of another
 //! kind: [`crate::analysis::LocalEngine`].)
 
+pub mod cache;
 pub mod clamd;
 pub mod pool;
 
