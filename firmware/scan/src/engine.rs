@@ -5,6 +5,7 @@
 
 pub mod cache;
 pub mod clamd;
+pub mod icap;
 pub mod pool;
 
 use std::fmt::Debug;

@@ -1,6 +1,6 @@
 //! Servers that are alike: which of them is asked, what happens when it fails, when it is asked again.
 //!
-//! [`clamd`](super::clamd) brings a `Protocol`, which knows bytes and nothing of
+//! [`clamd`](super::clamd) and [`icap`](super::icap) bring a `Protocol`, which knows bytes and nothing of
 //! other servers. Of those that are up, the one with the fewest bytes outstanding is asked; if it fails,
 //! one other. A server that has failed is asked nothing until a probe has had an answer from it, so that no
 //! mail waits for what is known to be dead.
