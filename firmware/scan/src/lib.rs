@@ -11,6 +11,7 @@
 
 pub mod analysis;
 pub mod engine;
+pub mod local;
 pub mod mime;
 mod pipeline;
 pub mod worker;
