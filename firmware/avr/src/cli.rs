@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use session::settings::ScanSettings;
+use session::settings::{Around, ScanSettings};
 use tracing::warn;
 
 use crate::settings::{DEFAULT_CONTROL, DEFAULT_PATH, Settings};
@@ -53,6 +53,9 @@ enum Verb {
     },
     /// Show the unit's MAC address and key fingerprint, for registration.
     Identity(ConfigFile),
+    /// Takes mails apart for a daemon, which starts it. Not for people.
+    #[command(name = scan::worker::WORKER_VERB, hide = true)]
+    ScanWorker,
     /// Work with the settings file.
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -92,7 +95,8 @@ impl Arguments {
             }
             Verb::Listen { listen, to, protocol, rules, clamd } => {
                 telemetry::init(telemetry::Format::Text);
-                let carrier = ScanSettings { rules, clamd, ..ScanSettings::default() }.carrier()?;
+                let scan = ScanSettings { rules, clamd, ..ScanSettings::default() };
+                let carrier = scan.carrier(Around::nothing())?;
                 let protocol = match protocol {
                     Protocol::Smtp => mail::Protocol::Smtp,
                     Protocol::Pop3 => mail::Protocol::Pop3,
@@ -104,6 +108,7 @@ impl Arguments {
                     crate::listen::serve(listener, &to, protocol, carrier).await
                 })
             }
+            Verb::ScanWorker => Ok(scan::worker::run()?),
             Verb::Status { json, control } => {
                 let status = crate::status::ask(&control)?;
                 if json {

@@ -10,7 +10,8 @@ use anyhow::Context;
 use box_net::Port;
 use box_relay::{OpenError, Relay, Upstream, Way};
 use mail::Protocol;
-use session::{Carried, Carrier, Outcome};
+use session::settings::Around;
+use session::{Carried, Carrier, Facts, Outcome};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -55,7 +56,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let routes = Arc::new(settings.routes());
     let gateway = Arc::new(Gateway {
         relay: start_relay(&settings, unit)?,
-        carrier: settings.scan.carrier()?,
+        carrier: settings.scan.carrier(Around::nothing())?,
         mac,
         key,
         started: Instant::now(),
@@ -174,7 +175,14 @@ impl Gateway {
         info!(session = %id, ?protocol, %client, %server, %way, opening_ms, "session opened");
         // The client gave up while the way was sought: dropping the upstream resets it.
         let Ok(near) = flow.accept() else { return };
-        let carried = session::carry(id, protocol, near, stream, &self.carrier).await;
+        let facts = Facts {
+            id: id.to_string(),
+            protocol,
+            client: client.to_string(),
+            server: server.to_string(),
+            way: way.to_string(),
+        };
+        let carried = session::carry(&facts, near, stream, &self.carrier).await;
         let outcome = carried.outcome.clone();
         self.say_bye(id, &way, carried).await;
         info!(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use mail::Protocol;
-use session::{Carrier, TcpLeg};
+use session::{Carrier, Facts, TcpLeg};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -108,7 +108,14 @@ async fn one_session(
     let (Ok(near), Ok(far)) = (TcpLeg::new(stream), TcpLeg::new(upstream)) else {
         return; // One of the two is closed already.
     };
-    let outcome = session::carry(id, protocol, near, far, carrier).await.outcome;
+    let facts = Facts {
+        id: id.to_string(),
+        protocol,
+        client: client.to_string(),
+        server: server.to_owned(),
+        way: "direct".to_owned(),
+    };
+    let outcome = session::carry(&facts, near, far, carrier).await.outcome;
     info!(session = %id, %client, server, ?outcome, "session ended");
 }
 
@@ -146,7 +153,8 @@ mod tests {
             let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            let carrier = session::settings::ScanSettings::default().carrier().unwrap();
+            let settings = session::settings::ScanSettings::default();
+            let carrier = settings.carrier(session::settings::Around::test()).unwrap();
             let server = gone.to_string();
             let client = async {
                 let mut said = String::new();

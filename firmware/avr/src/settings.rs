@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use box_relay::limits::WARM_LINKS_MAX;
 use config::{ConfigError, Document};
 use serde::Deserialize;
-use session::settings::ScanSettings;
+use session::settings::{Around, ScanSettings};
 use wire::identity::FleetRoots;
 use wire::ticket::TicketVerifier;
 
@@ -118,7 +118,7 @@ impl Settings {
         let document = Document::load(path)?;
         let settings: Self = document.parse()?;
         settings.check(&document)?;
-        settings.scan.carrier_in(&document)?;
+        settings.scan.carrier_in(&document, Around::nothing())?;
         let unusable = |key: &str, path: &Path, error: &dyn std::error::Error, file: &str| {
             let key = format!("identity.{key}");
             let problem =
@@ -295,7 +295,7 @@ clamd = ["unix:/run/clamav/clamd.ctl"]
     #[test]
     fn the_example_file_is_right() {
         let settings = read(include_str!("../avr.example.toml")).unwrap();
-        settings.scan.carrier().unwrap();
+        settings.scan.carrier(Around::nothing()).unwrap();
         let office_server = "192.168.1.20:5000".parse().unwrap();
         let way = settings.routes().choose(office_server, "192.0.2.1:25".parse().unwrap());
         assert_eq!(way, Route::Bypass);

@@ -210,7 +210,7 @@ impl Entry {
     }
 
     /// The entry as one line of the program's log. Only of a [`Self::bounded`] one.
-    pub(crate) fn log(&self) {
+    pub fn log(&self) {
         let engines: Vec<_> = self
             .engines
             .iter()

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{EngineOutcome, printable};
-use crate::mime::{Event, Oddities, PartHead, Reading, Walker, further_readings};
+use crate::mime::{Event, Oddities, PartHead, Reading, Summary, Walker, further_readings};
 use crate::{FINDING_NAME_BYTES_MAX, Finding, Limits, Unscannable};
 
 /// How much of a message is walked before the time is looked at, bytes.
@@ -66,8 +66,8 @@ pub struct Analysis {
     pub parts: u32,
     /// Objects looked at.
     pub objects: u32,
-    /// Bytes decoded and unpacked.
-    pub decoded_bytes: u64,
+    /// What the message's header says to people.
+    pub summary: Summary,
 }
 
 /// Looks at mails, one after the other.
@@ -192,11 +192,13 @@ impl Inspection<'_, '_> {
         self.take(&mut walker, &mut open, origin)?;
         if origin.is_outermost {
             self.analysis.parts = self.analysis.parts.max(walker.parts());
+            if self.analysis.summary == Summary::default() {
+                self.analysis.summary = walker.summary();
+            }
         }
         self.limits.decoded_bytes_max =
             self.limits.decoded_bytes_max.saturating_sub(walker.decoded_bytes());
         self.limits.parts_max = self.limits.parts_max.saturating_sub(walker.parts());
-        self.analysis.decoded_bytes += walker.decoded_bytes() as u64;
         ControlFlow::Continue(walker.oddities())
     }
 

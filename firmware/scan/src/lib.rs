@@ -208,6 +208,8 @@ pub struct Report {
     pub engines: Vec<EngineReport>,
     /// The message, for who wants to keep it; `None` where it was too large.
     pub content: Option<Spooled>,
+    /// What the message's header says to people.
+    pub summary: mime::Summary,
 }
 
 #[cfg(test)]

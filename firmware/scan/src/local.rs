@@ -6,3 +6,32 @@
 pub mod block;
 pub mod hashes;
 pub mod kind;
+
+use crate::BLOCK;
+use crate::analysis::{LocalEngine, LocalObject};
+use crate::engine::EngineOutcome;
+
+/// Name of the engine that looks bytes up in lists of hashes.
+pub const HASHES: &str = "hashes";
+
+impl LocalEngine for block::BlockRules {
+    fn name(&self) -> &'static str {
+        BLOCK
+    }
+
+    fn scan(&mut self, object: &LocalObject<'_>) -> EngineOutcome {
+        self.check(object.file_names, object.bytes)
+            .map_or(EngineOutcome::Clean, EngineOutcome::Found)
+    }
+}
+
+impl LocalEngine for hashes::HashLists {
+    fn name(&self) -> &'static str {
+        HASHES
+    }
+
+    fn scan(&mut self, object: &LocalObject<'_>) -> EngineOutcome {
+        self.lookup(object.bytes)
+            .map_or(EngineOutcome::Clean, |name| EngineOutcome::Found(name.to_owned()))
+    }
+}

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::analysis::{Analysis, Export, note};
 use crate::engine::printable;
+use crate::mime::Summary;
 use crate::worker::pool::{ExportedObject, PoolError, WorkerNumbers, Workers};
 use crate::{
     Engine, EngineOutcome, EngineReport, FINDING_NAME_BYTES_MAX, Finding, Limits, Object, Report,
@@ -135,14 +136,16 @@ impl MailScan {
                 waited: Duration::ZERO,
                 engines: Vec::new(),
                 content: None,
+                summary: Summary::default(),
             };
         };
         let deadline = started + shared.limits.time_max;
         let mut judgement = Judgement::new(&shared);
         judgement.run(&content, deadline).await;
+        let summary = std::mem::take(&mut judgement.summary);
         let (verdict, parts, engines) = judgement.finish();
         let waited = started.elapsed();
-        Report { verdict, bytes, parts, waited, engines, content: Some(content) }
+        Report { verdict, bytes, parts, waited, engines, content: Some(content), summary }
     }
 }
 
@@ -158,6 +161,7 @@ struct Judgement<'a> {
     unscannable: Option<Unscannable>,
     parts: u32,
     engines: BTreeMap<String, EngineReport>,
+    summary: Summary,
 }
 
 impl<'a> Judgement<'a> {
@@ -169,6 +173,7 @@ impl<'a> Judgement<'a> {
             unscannable: None,
             parts: 0,
             engines: BTreeMap::new(),
+            summary: Summary::default(),
         }
     }
 
@@ -218,8 +223,9 @@ impl<'a> Judgement<'a> {
     }
 
     fn take_analysis(&mut self, analysis: Analysis) {
-        let Analysis { found, unscannable, unopened, parts, .. } = analysis;
+        let Analysis { found, unscannable, unopened, parts, summary, objects: _ } = analysis;
         self.parts = parts;
+        self.summary = summary;
         self.found = found.map(|finding| (Order::LOCAL, finding));
         for why in [unscannable, unopened].into_iter().flatten() {
             // What an engine elsewhere opens is looked at there, or that engine fails and says so.

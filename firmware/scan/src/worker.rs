@@ -22,6 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Limits;
 use crate::analysis::{Analysis, Analyzer, Export, LocalEngine};
+use crate::local::block::BlockRules;
+use crate::local::hashes::HashLists;
 use crate::yara::{CompiledRules, YaraEngine};
 
 /// The verb that makes a program of this workspace a worker. Not for people.
@@ -35,9 +37,40 @@ pub const MESSAGE_BYTES_MAX: usize = 512 * 1024 * 1024;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Knowledge {
     /// [`CompiledRules::to_bytes`].
-    pub rules: Vec<u8>,
-    /// How much of a mail is looked at.
-    pub limits: Limits,
+    rules: Vec<u8>,
+    hashes: HashLists,
+    block: BlockRules,
+    limits: Limits,
+}
+
+impl Knowledge {
+    /// Of these rules and lists, within these limits.
+    ///
+    /// # Errors
+    ///
+    /// Rules that cannot be written as bytes; the library's fault.
+    pub fn new(
+        rules: &CompiledRules,
+        hashes: HashLists,
+        block: BlockRules,
+        limits: Limits,
+    ) -> Result<Self, WorkerError> {
+        let rules = rules.to_bytes().map_err(WorkerError::Rules)?;
+        Ok(Self { rules, hashes, block, limits })
+    }
+
+    /// The engines that know this, cheapest first; `rules` are [`Self::rules`] made ready.
+    fn engines<'r>(&self, rules: &'r CompiledRules) -> Vec<Box<dyn LocalEngine + 'r>> {
+        let mut engines: Vec<Box<dyn LocalEngine + 'r>> = Vec::new();
+        if !self.block.is_empty() {
+            engines.push(Box::new(self.block.clone()));
+        }
+        if !self.hashes.is_empty() {
+            engines.push(Box::new(self.hashes.clone()));
+        }
+        engines.push(Box::new(YaraEngine::new(rules)));
+        engines
+    }
 }
 
 /// From the daemon.
@@ -104,8 +137,7 @@ pub fn serve(
     let mut reader = BufReader::with_capacity(64 * 1024, socket.try_clone()?);
     let knowledge: Knowledge = receive(&mut reader)?;
     let rules = CompiledRules::from_bytes(&knowledge.rules).map_err(WorkerError::Rules)?;
-    let engines: Vec<Box<dyn LocalEngine + '_>> = vec![Box::new(YaraEngine::new(&rules))];
-    let mut analyzer = Analyzer::new(engines, knowledge.limits.clone());
+    let mut analyzer = Analyzer::new(knowledge.engines(&rules), knowledge.limits.clone());
     // The rule engine starts a thread with its first scan, which a locked-in process could not.
     let unlimited: unpack::Stop = Arc::new(|| false);
     analyzer.analyze(b"warm", Export::Nothing, &unlimited, &mut |_, _, _| {});

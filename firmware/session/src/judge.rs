@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::Facts;
 use crate::hold::Edited;
-use crate::policy::{Action, Direction, Policy, Rule};
+use crate::policy::{Action, Direction, Policy};
 
 /// What [`Case::judge`] gives.
 pub(crate) type Judging = Pin<Box<dyn Future<Output = Judgement> + Send>>;
@@ -47,7 +47,7 @@ impl Case {
         let (decision, edited) = self.decide(rule.action, &report, copy.as_deref(), now);
         let entry = Entry {
             quarantine: copy.unwrap_or_default(),
-            action: done(&decision),
+            action: done(&decision, self.envelope.protocol),
             ..self.entry(&report, now)
         };
         Judgement { decision, edited, verdict: Some(report.verdict), entry }
@@ -159,9 +159,9 @@ impl Case {
             mail_from: lossy(&self.envelope.mail_from),
             rcpt_to: self.envelope.rcpt_to.iter().map(|path| lossy(path)).collect(),
             recipients: u32::try_from(self.envelope.rcpt_to.len()).unwrap_or(u32::MAX),
-            message_id: report.summary.message_id.clone(),
-            subject: report.summary.subject.clone(),
-            from: report.summary.from.clone(),
+            message_id: report.summary.message_id.clone().unwrap_or_default(),
+            subject: report.summary.subject.clone().unwrap_or_default(),
+            from: report.summary.from.clone().unwrap_or_default(),
             verdict,
             engine,
             file_name,
@@ -180,7 +180,7 @@ impl Case {
             }
         };
         Entry {
-            message_id: report.summary.message_id.clone(),
+            message_id: report.summary.message_id.clone().unwrap_or_default(),
             bytes: report.bytes,
             parts: report.parts,
             engines: report
@@ -227,9 +227,11 @@ impl Case {
     }
 }
 
-fn done(decision: &Decision) -> journal::Action {
+fn done(decision: &Decision, protocol: Protocol) -> journal::Action {
     match decision {
         Decision::Release => journal::Action::Passed,
+        // POP3 has no way to refuse a mail that clients understand.
+        Decision::Refuse(_) if protocol == Protocol::Pop3 => journal::Action::Replaced,
         Decision::Refuse(_) => journal::Action::Refused,
         Decision::Replace(_) => journal::Action::Replaced,
         Decision::Edit(_) => journal::Action::Edited,

@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use mail::{Envelope, Event, OpaqueReason};
+use mail::{Envelope, Event, OpaqueReason, Protocol, UnscannedReason};
 use scan::{MailScan, Scanner, Verdict};
 use tracing::{info, warn};
 
@@ -86,7 +86,7 @@ impl<'a> Observer<'a> {
         }
         match &self.carrier.journal {
             Some(journal) => journal.record(&judgement.entry),
-            None => judgement.entry.log(),
+            None => judgement.entry.bounded().log(),
         }
     }
 
@@ -106,12 +106,21 @@ impl<'a> Observer<'a> {
                 warn!(session, ?side, ?what, "protocol violation");
             }
             Event::TimedOut { side } => warn!(session, ?side, "timed out"),
+            // By SMTP its end still waits for the verdict.
+            Event::HoldLimit if self.facts.protocol == Protocol::Smtp => {
+                warn!(session, "message over the hold limit: streamed");
+            }
             Event::HoldLimit => {
                 // Counted here, and so no longer as cut off when its scan is dropped.
                 self.message = Message::None;
                 outcome.messages += 1;
                 outcome.unscannable += 1;
                 warn!(session, "message over the hold limit: not scanned");
+            }
+            Event::Unscanned(UnscannedReason::Burl) => {
+                outcome.messages += 1;
+                outcome.unscannable += 1;
+                warn!(session, "the server fetches a message itself (BURL): not scanned");
             }
             Event::Authenticated => {}
         }

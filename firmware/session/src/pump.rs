@@ -9,14 +9,14 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
-use mail::{End, Envelope, Output, Session, Side};
-use scan::Report;
+use mail::{End, Output, Session, Side};
 use spool::SpoolError;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 use tracing::warn;
 
 use crate::hold::{Edited, Hold, Item, Stuffing};
+use crate::judge::{Judgement, Judging};
 use crate::{
     Carried, LINGER_MAX, OPAQUE_IDLE_MAX, Observer, Outcome, READ_BYTES_MAX, WRITE_QUEUE_BYTES_MAX,
     couple,
@@ -63,11 +63,9 @@ enum Step {
     Read(Side, Bytes),
     Ended(Side, End),
     Wrote,
-    Verdict(Report),
+    Verdict(Box<Judgement>),
     Timeout,
 }
-
-type Verdict = Pin<Box<dyn Future<Output = Report> + Send>>;
 
 /// One session on its way.
 pub(crate) struct Pump<'a, C, S> {
@@ -76,7 +74,7 @@ pub(crate) struct Pump<'a, C, S> {
     session: Session,
     observer: Observer<'a>,
     /// The message whose verdict is awaited.
-    judged: Option<(Envelope, Verdict)>,
+    judged: Option<Judging>,
     /// What is kept of a message on the wire until its verdict.
     hold: Option<Hold>,
     /// The message as it may go on instead of the one that was found infected.
@@ -154,12 +152,11 @@ where
                 self.outcome.reset |= end == End::Reset;
                 self.session.receive_end(from, end, now());
             }
-            Step::Verdict(report) => {
-                if let Some((envelope, _)) = self.judged.take() {
-                    let decision = self.observer.judge(&envelope, report, &mut self.outcome);
-                    self.edited = decision.edited;
-                    self.session.verdict(decision.decision, now());
-                }
+            Step::Verdict(judgement) => {
+                self.judged = None;
+                self.observer.note(&judgement, &mut self.outcome);
+                self.edited = judgement.edited;
+                self.session.verdict(judgement.decision, now());
             }
             Step::Timeout => {
                 self.armed = None;
@@ -170,7 +167,7 @@ where
                 } else if self.session.poll_timeout().is_some_and(|deadline| deadline <= now) {
                     self.session.handle_timeout(now);
                 } else if self.opaque_deadline().is_some_and(|deadline| deadline <= now) {
-                    let (id, idle_s) = (self.observer.id, OPAQUE_IDLE_MAX.as_secs());
+                    let (id, idle_s) = (&self.observer.facts.id, OPAQUE_IDLE_MAX.as_secs());
                     warn!(session = %id, idle_s, "nothing moves: reset");
                     self.outcome.reset = true;
                     self.client.lose();
@@ -194,12 +191,8 @@ where
                     }
                 }
                 Output::MessageBegin(envelope) => self.observer.begin(envelope),
-                Output::MessageData(bytes) => self.observer.feed(bytes),
-                Output::MessageEnd => {
-                    if let Some((envelope, scan)) = self.observer.message.take() {
-                        self.judged = Some((envelope, Box::pin(scan.finish())));
-                    }
-                }
+                Output::MessageData(bytes) => self.observer.feed(&bytes),
+                Output::MessageEnd => self.judged = self.observer.end(),
                 Output::MessageAbort => {
                     if self.judged.take().is_some() {
                         self.outcome.aborted += 1;
@@ -232,7 +225,7 @@ where
         let hold = self.hold.get_or_insert_with(|| Hold::new(spooler.open()));
         if let Err(error) = hold.write(bytes) {
             let error = telemetry::chain(&error);
-            warn!(session = %self.observer.id, error, "a message cannot be held");
+            warn!(session = %self.observer.facts.id, error, "a message cannot be held");
             self.session.hold_failed(now());
         }
     }
@@ -256,20 +249,19 @@ where
     /// What was kept cannot be read back: nothing may stand in its place but a broken connection.
     fn lose_held(&mut self, to: Side, error: &SpoolError) {
         let error = telemetry::chain(error);
-        warn!(session = %self.observer.id, error, "a held message cannot be read back: reset");
-        let lost = match to {
-            Side::Client => &mut self.client.stream,
-            Side::Server => &mut self.server.stream,
-        };
-        *lost = None;
+        warn!(session = %self.observer.facts.id, error, "a held message cannot be read back: reset");
+        match to {
+            Side::Client => self.client.lose(),
+            Side::Server => self.server.lose(),
+        }
         self.session.receive_end(to, End::Reset, now());
     }
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        if let Some((_, verdict)) = &mut self.judged
-            && let Poll::Ready(report) = verdict.as_mut().poll(cx)
+        if let Some(judging) = &mut self.judged
+            && let Poll::Ready(judgement) = judging.as_mut().poll(cx)
         {
-            return Poll::Ready(Step::Verdict(report));
+            return Poll::Ready(Step::Verdict(Box::new(judgement)));
         }
         if self.client.poll_write(cx) {
             return Poll::Ready(Step::Ended(Side::Client, End::Reset));
@@ -332,7 +324,7 @@ where
     async fn couple(self) -> Carried<C, S> {
         match (self.client.stream, self.server.stream) {
             (Some(client), Some(server)) => {
-                couple::couple(self.observer.id, client, server, self.outcome).await
+                couple::couple(&self.observer.facts.id, client, server, self.outcome).await
             }
             (client, server) => Carried { outcome: self.outcome, client, server },
         }

@@ -20,7 +20,7 @@ pub use self::engines::ScanSettingsError;
 pub use self::reload::{RELOAD_INTERVAL, Watch};
 pub use self::rules::RuleOverrides;
 use crate::Carrier;
-use crate::policy::{Policy, Rule, Rules};
+use crate::policy::{Action, Policy, Rule, Rules};
 
 /// Smallest limit of bytes: less would let every mail with an attachment pass unscanned.
 pub const BYTES_MAX_MIN: u64 = 64 * 1024;
@@ -109,8 +109,8 @@ pub struct ScanSettings {
     /// Keywords that an EHLO reply loses on its way to the client, as in `["CHUNKING"]`. Default none.
     pub masked_extensions: Vec<String>,
     /// What is done with a session that uses something whose framing is unknown: `"opaque"`, it passes
-    /// unread and counts as unscanned; or `"close"`. Default opaque.
-    pub on_unframed: Unframed,
+    /// unread and counts as unscanned; or `"close"`. Default: opaque for SMTP, close for POP3.
+    pub on_unframed: Option<Unframed>,
     /// Senders whose mail by SMTP passes unscanned and is counted so: `"a@b.example"`, or
     /// `"@b.example"`. Default none. A sender is easily forged: name only those who cannot be helped
     /// otherwise.
@@ -159,11 +159,10 @@ pub enum Mode {
 }
 
 /// See [`ScanSettings::on_unframed`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unframed {
     /// Pass it unread.
-    #[default]
     Opaque,
     /// End the session.
     Close,
@@ -239,10 +238,10 @@ impl Default for ScanSettings {
             mime_depth_max: limits.depth_max as u64,
             archive_depth_max: limits.container_depth_max as u64,
             verdict_seconds_max: limits.time_max.as_secs(),
-            keep_alive_first_seconds: mail::pop3::KEEP_ALIVE_FIRST.as_secs(),
-            keep_alive_interval_seconds: mail::pop3::KEEP_ALIVE_INTERVAL.as_secs(),
+            keep_alive_first_seconds: mail::pop3::KEEP_ALIVE_FIRST_DEFAULT.as_secs(),
+            keep_alive_interval_seconds: mail::pop3::KEEP_ALIVE_INTERVAL_DEFAULT.as_secs(),
             masked_extensions: Vec::new(),
-            on_unframed: Unframed::Opaque,
+            on_unframed: None,
             unscanned_senders: Vec::new(),
             language: NoticeLanguage::English,
             templates: None,
@@ -295,28 +294,37 @@ impl ScanSettings {
     }
 
     fn mail(&self, policy: &Policy) -> Result<mail::Settings, ScanSettingsError> {
-        let seconds = Duration::from_secs;
+        let pop3 = mail::pop3::Settings::default();
+        let smtp = mail::smtp::Settings::default();
+        // Stuffed dots and repaired line ends make a message larger on the wire than what is scanned.
+        let hold_bytes_max = self.message_bytes_max.saturating_add(self.message_bytes_max / 4);
         Ok(mail::Settings {
             language: self.language.into(),
             templates: Arc::new(self.notices()?),
             pop3: mail::pop3::Settings {
-                keep_alive_first: seconds(self.keep_alive_first_seconds),
-                keep_alive_interval: seconds(self.keep_alive_interval_seconds),
-                message_hold_bytes_max: self.message_bytes_max,
-                unframed: match self.on_unframed {
-                    Unframed::Opaque => mail::pop3::Unframed::Opaque,
-                    Unframed::Close => mail::pop3::Unframed::Close,
+                keep_alive_first: Duration::from_secs(self.keep_alive_first_seconds),
+                keep_alive_interval: Duration::from_secs(self.keep_alive_interval_seconds),
+                message_hold_bytes_max: hold_bytes_max,
+                on_hold_failure: match policy.fetched.over_size.action {
+                    Action::Pass => mail::pop3::OnHoldFailure::Pass,
+                    _ => mail::pop3::OnHoldFailure::Replace,
                 },
-                ..mail::pop3::Settings::default()
+                unframed: match self.on_unframed {
+                    None => pop3.unframed,
+                    Some(Unframed::Opaque) => mail::pop3::Unframed::Opaque,
+                    Some(Unframed::Close) => mail::pop3::Unframed::Close,
+                },
             },
             smtp: mail::smtp::Settings {
                 hold: policy.holds_smtp(),
+                hold_bytes_max,
                 masked: self.masked_extensions.clone(),
                 unframed: match self.on_unframed {
-                    Unframed::Opaque => mail::smtp::Unframed::Opaque,
-                    Unframed::Close => mail::smtp::Unframed::Close,
+                    None => smtp.unframed,
+                    Some(Unframed::Opaque) => mail::smtp::Unframed::Opaque,
+                    Some(Unframed::Close) => mail::smtp::Unframed::Close,
                 },
-                ..mail::smtp::Settings::default()
+                ..smtp
             },
         })
     }

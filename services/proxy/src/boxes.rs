@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use link::{Link, LinkError};
 use service_kit::Drain;
-use session::{Outcome, TcpLeg, carry};
+use session::{Facts, Outcome, TcpLeg, carry};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
@@ -306,7 +306,14 @@ async fn carry_session(
     };
     let start = Instant::now();
     debug!(session = %open.session, mac = %ticket.mac, %destination, "session opened");
-    let carried = carry(open.session, protocol, client, server, &shared.carrier).await;
+    let facts = Facts {
+        id: open.session.to_string(),
+        protocol,
+        client: ticket.mac.to_string(),
+        server: destination.to_string(),
+        way: "direct".to_owned(),
+    };
+    let carried = carry(&facts, client, server, &shared.carrier).await;
     drop((carried.server, place));
     shared.counters.session(&carried.outcome);
     log(open, &ticket, destination, &carried.outcome, start.elapsed());

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use proxy::{Proxy, Settings, settings};
 use service_kit::args::{Command, ConfigArg, ConfigCommand};
 use service_kit::{host, program};
@@ -17,15 +17,25 @@ struct Args {
     #[command(flatten)]
     config: ConfigArg,
     #[command(subcommand)]
-    command: Command,
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    #[command(flatten)]
+    Common(Command),
+    /// Takes mails apart for a daemon, which starts it. Not for people.
+    #[command(name = scan::worker::WORKER_VERB, hide = true)]
+    ScanWorker,
 }
 
 fn main() -> ExitCode {
-    let Args { config, command } = Args::parse();
+    let Args { config, verb } = Args::parse();
     let path = config.or(settings::DEFAULT_PATH);
-    let result = match command {
-        Command::Serve => serve(&path),
-        Command::Config(ConfigCommand::Check) => check(&path),
+    let result = match verb {
+        Verb::Common(Command::Serve) => serve(&path),
+        Verb::Common(Command::Config(ConfigCommand::Check)) => check(&path),
+        Verb::ScanWorker => scan::worker::run().map_err(anyhow::Error::from),
     };
     program::exit_code("avr-proxy", result)
 }

@@ -8,7 +8,7 @@ use config::{ConfigError, Document};
 use serde::Deserialize;
 use service_kit::{Tls, files, host};
 use session::Carrier;
-use session::settings::ScanSettings;
+use session::settings::{Around, ScanSettings};
 use wire::ticket::TicketVerifier;
 
 use crate::boxes::Timing;
@@ -107,20 +107,20 @@ impl Settings {
     /// # Errors
     /// The first thing that is wrong, with its line and what to write instead.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Self::from_document(&Document::load(path)?)
+        Self::from_document(&Document::load(path)?, Around::nothing())
     }
 
     /// [`Settings::load`] for a document that is read already.
     ///
     /// # Errors
     /// See [`Settings::load`].
-    pub fn from_document(document: &Document) -> Result<Self, ConfigError> {
+    pub fn from_document(document: &Document, around: Around) -> Result<Self, ConfigError> {
         let file: File = document.parse()?;
         check(document, &file)?;
         let in_settings = |error: files::FileError| error.in_settings(document);
         let tls = Tls::load(&file.fleet_ca, &file.certificate, &file.key).map_err(in_settings)?;
         let tickets = files::ticket_verifier(&file.ticket_key).map_err(in_settings)?;
-        let carrier = file.scan.carrier_in(document)?;
+        let carrier = file.scan.carrier_in(document, around)?;
         Ok(Self {
             listen: file.listen,
             tls,
@@ -195,7 +195,7 @@ mod tests {
     /// The error for this text behind one that is good but for its key files.
     fn error(more: &str) -> String {
         let document = Document::from_text("proxy.toml", format!("{GOOD}{more}"));
-        Settings::from_document(&document).unwrap_err().to_string()
+        Settings::from_document(&document, Around::nothing()).unwrap_err().to_string()
     }
 
     #[test]
@@ -228,7 +228,7 @@ mod tests {
     fn the_example_is_good_but_for_its_keys() {
         let text = include_str!("../proxy.example.toml");
         let document = Document::from_text("proxy.example.toml", text);
-        let error = Settings::from_document(&document).unwrap_err().to_string();
+        let error = Settings::from_document(&document, Around::nothing()).unwrap_err().to_string();
         assert!(error.contains("`fleet_ca`: cannot read /etc/avr/fleet-ca.pem"), "{error}");
     }
 }

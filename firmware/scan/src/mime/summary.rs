@@ -1,6 +1,8 @@
 //! What a log, a quarantine or a trace says of a message: a few fields of its header, bounded and safe to
 //! show. For people only; nothing is decided by it.
 
+use serde::{Deserialize, Serialize};
+
 use super::lines::Piece;
 use super::words::decode_words_as_text;
 
@@ -14,7 +16,7 @@ const RAW_BYTES_MAX: usize = 16 * SUMMARY_FIELD_BYTES_MAX;
 /// [`SUMMARY_FIELD_BYTES_MAX`] bytes of UTF-8, `None` where it is not there. Of a field that is given twice
 /// the first counts. Encoded words (RFC 2047) in UTF-8, ISO 8859-1 and US-ASCII are decoded, those in other
 /// charsets left as they are.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Summary {
     /// Message-ID.
     pub message_id: Option<String>,

@@ -78,17 +78,14 @@ async fn watch(sources: &Sources, scanner: &Scanner) {
 /// What tells one state of a file from another.
 type Mark = (PathBuf, u64, Option<SystemTime>);
 
-/// All files of the folders, in order.
+/// All files of the folders, in order. Folders may be on a slow disk.
 async fn look(folders: Vec<PathBuf>) -> Vec<Mark> {
-    let look = || folders.iter().flat_map(|folder| marks(folder)).collect();
-    // Folders may be on a slow disk.
-    tokio::task::spawn_blocking(move || {
-        let mut marks: Vec<Mark> = look();
+    let look = move || {
+        let mut marks: Vec<Mark> = folders.iter().flat_map(|folder| marks(folder)).collect();
         marks.sort();
         marks
-    })
-    .await
-    .unwrap_or_default()
+    };
+    tokio::task::spawn_blocking(look).await.unwrap_or_default()
 }
 
 fn marks(folder: &Path) -> Vec<Mark> {

@@ -64,7 +64,11 @@ impl Lab {
             file("ticket.pub", &signer.verifier().to_pem()),
             server.port(),
         );
-        let mut settings = Settings::from_document(&Document::from_text("x.toml", text)).unwrap();
+        let mut settings = Settings::from_document(
+            &Document::from_text("x.toml", text),
+            session::settings::Around::test(),
+        )
+        .unwrap();
         settings.load_average = file("loadavg", "0.00 0 0 1/1 1\n").into();
         change(&mut settings);
         let proxy = Proxy::bind(settings, host::unix_now_s).await.unwrap();
