@@ -179,17 +179,7 @@ impl Inspection<'_, '_> {
         raw: &[u8],
         origin: &Origin,
     ) -> ControlFlow<(), Oddities> {
-        let mut open: Vec<Part> = Vec::new();
-        for step in raw.chunks(WALK_STEP_BYTES) {
-            walker.feed(step);
-            self.take(&mut walker, &mut open, origin)?;
-            if (self.stop)() {
-                self.note(Unscannable::OverTime);
-                return ControlFlow::Break(());
-            }
-        }
-        walker.finish();
-        self.take(&mut walker, &mut open, origin)?;
+        let flow = self.walk_steps(&mut walker, raw, origin);
         if origin.is_outermost {
             self.analysis.parts = self.analysis.parts.max(walker.parts());
             if self.analysis.summary == Summary::default() {
@@ -199,7 +189,22 @@ impl Inspection<'_, '_> {
         self.limits.decoded_bytes_max =
             self.limits.decoded_bytes_max.saturating_sub(walker.decoded_bytes());
         self.limits.parts_max = self.limits.parts_max.saturating_sub(walker.parts());
+        flow?;
         ControlFlow::Continue(walker.oddities())
+    }
+
+    fn walk_steps(&mut self, walker: &mut Walker, raw: &[u8], origin: &Origin) -> Flow {
+        let mut open: Vec<Part> = Vec::new();
+        for step in raw.chunks(WALK_STEP_BYTES) {
+            walker.feed(step);
+            self.take(walker, &mut open, origin)?;
+            if (self.stop)() {
+                self.note(Unscannable::OverTime);
+                return Flow::Break(());
+            }
+        }
+        walker.finish();
+        self.take(walker, &mut open, origin)
     }
 
     fn take(&mut self, walker: &mut Walker, open: &mut Vec<Part>, origin: &Origin) -> Flow {

@@ -229,3 +229,6 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, postcard::Error> {
         _ => Err(postcard::Error::DeserializeBadEncoding),
     }
 }
+
+#[cfg(test)]
+mod tests;

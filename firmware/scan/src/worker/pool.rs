@@ -173,6 +173,11 @@ impl Workers {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn turns(&self) -> &Semaphore {
+        &self.shared.turns
+    }
+
     /// How they fared.
     #[must_use]
     pub fn numbers(&self) -> WorkerNumbers {

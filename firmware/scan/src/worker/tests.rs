@@ -1,0 +1,152 @@
+//! Workers as threads: what they are told, what they answer, and what becomes of a mail whose worker
+//! ends. (That processes are locked in is tested with the programs that have the verb.)
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use spool::{Spooled, Spooler};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::pool::{ExportedObject, Isolation, PoolError, Workers};
+use super::*;
+use crate::tests::{eicar, encode_base64};
+
+fn knowledge(rules: &[(&str, &str)], block: &[&str]) -> Knowledge {
+    let rules: Vec<_> =
+        rules.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+    let rules = CompiledRules::from_sources(&rules).unwrap();
+    let block: Vec<_> = block.iter().map(|entry| (*entry).to_owned()).collect();
+    let block = BlockRules::parse(&block).unwrap();
+    Knowledge::new(&rules, HashLists::default(), block, Limits::default()).unwrap()
+}
+
+fn workers(count: usize) -> Workers {
+    Workers::new(Isolation::Thread, count, &knowledge(&[], &[])).unwrap()
+}
+
+async fn scan(workers: &Workers, mail: &[u8], export: Export) -> (Analysis, Vec<ExportedObject>) {
+    let mail = Spooled::from(Bytes::copy_from_slice(mail));
+    let (exported, mut objects) = mpsc::channel(16);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let spooler = Spooler::default();
+    let scan = workers.scan(&mail, export, deadline, &spooler, &exported);
+    let analysis = scan.await.unwrap();
+    drop(exported);
+    let mut all = Vec::new();
+    while let Some(object) = objects.recv().await {
+        all.push(object);
+    }
+    (analysis, all)
+}
+
+fn attachment(name: &str, bytes: &[u8]) -> Vec<u8> {
+    format!(
+        "Content-Type: multipart/mixed; boundary=B\r\n\r\n--B\r\n\r\nhello\r\n--B\r\n\
+         Content-Disposition: attachment; filename={name}\r\n\
+         Content-Transfer-Encoding: base64\r\n\r\n{}\r\n--B--\r\n",
+        encode_base64(bytes)
+    )
+    .into_bytes()
+}
+
+#[tokio::test]
+async fn a_worker_serves_one_mail_after_the_other() {
+    let workers = workers(1);
+    for _ in 0..3 {
+        let (analysis, _) = scan(&workers, b"Subject: x\r\n\r\nhello\r\n", Export::Nothing).await;
+        assert_eq!((analysis.found, analysis.unscannable, analysis.parts), (None, None, 1));
+        let (analysis, _) = scan(&workers, &eicar(), Export::Nothing).await;
+        assert_eq!(analysis.found.unwrap().name, "EICAR-Test-File");
+    }
+    assert_eq!((workers.numbers().started, workers.numbers().died), (1, 0));
+}
+
+#[tokio::test]
+async fn objects_are_handed_out_as_far_as_they_are_asked_for() {
+    let workers = workers(1);
+    let mail = attachment("a.bin", b"some bytes");
+    assert!(scan(&workers, &mail, Export::Nothing).await.1.is_empty());
+    // Base64 in its simplest form: every engine that reads mail decodes it so.
+    assert!(scan(&workers, &mail, Export::Odd).await.1.is_empty());
+    let (_, objects) = scan(&workers, &mail, Export::Parts).await;
+    let bytes = |at: usize| objects[at].content.in_memory().unwrap().to_vec();
+    assert_eq!((bytes(0), bytes(1)), (b"hello".to_vec(), b"some bytes".to_vec()));
+    assert_eq!((objects[1].part, objects[1].file_name.as_deref()), (2, Some("a.bin")));
+}
+
+#[tokio::test]
+async fn new_knowledge_reaches_the_next_mail() {
+    let workers = workers(1);
+    let mail = b"Subject: x\r\n\r\na cat\r\n";
+    assert_eq!(scan(&workers, mail, Export::Nothing).await.0.found, None);
+    let rule = "rule cat { strings: $a = \"a cat\" condition: $a }";
+    workers.learn(&knowledge(&[("cat.yar", rule)], &[])).unwrap();
+    assert_eq!(scan(&workers, mail, Export::Nothing).await.0.found.unwrap().name, "cat");
+    workers.learn(&knowledge(&[], &[".exe", "elf"])).unwrap();
+    assert_eq!(scan(&workers, mail, Export::Nothing).await.0.found, None);
+    for (name, bytes) in [("a.exe", &b"x"[..]), ("a.bin", b"\x7fELF\x02\x01\x01")] {
+        let found = scan(&workers, &attachment(name, bytes), Export::Nothing).await.0.found;
+        let found = found.unwrap_or_else(|| panic!("{name}"));
+        assert_eq!((found.engine.as_str(), found.part), (crate::BLOCK, 2));
+        assert!(found.range.is_some());
+    }
+    assert_eq!(workers.numbers().started, 3);
+}
+
+#[tokio::test]
+async fn many_mails_share_few_workers() {
+    let workers = workers(2);
+    let mut scans = tokio::task::JoinSet::new();
+    for number in 0..20 {
+        let workers = workers.clone();
+        scans.spawn(async move {
+            let mail = if number % 2 == 0 { eicar() } else { b"hello".to_vec() };
+            (number, scan(&workers, &mail, Export::Nothing).await.0.found.is_some())
+        });
+    }
+    while let Some(done) = scans.join_next().await {
+        let (number, found) = done.unwrap();
+        assert_eq!(found, number % 2 == 0);
+    }
+    assert!(workers.numbers().started <= 2);
+}
+
+#[tokio::test]
+async fn a_mail_does_not_wait_for_ever_for_a_worker() {
+    let workers = workers(1);
+    let mail = Spooled::from(Bytes::from_static(b"hello"));
+    let (exported, _objects) = mpsc::channel(1);
+    let _all = workers.turns().acquire_many(1).await.unwrap();
+    let past = Instant::now();
+    let spooler = Spooler::default();
+    let busy = workers.scan(&mail, Export::Nothing, past, &spooler, &exported).await;
+    assert!(matches!(busy, Err(PoolError::Busy)));
+}
+
+#[test]
+fn messages_that_are_none_are_refused() {
+    let mut frame =
+        encode(&Request::Scan { bytes: 1, export: Export::Odd, time: Duration::from_secs(1) })
+            .unwrap();
+    assert!(receive::<Request>(&mut frame.as_slice()).is_ok());
+    frame.push(0);
+    let length = u32::try_from(frame.len() - LENGTH_BYTES).unwrap();
+    frame[..LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+    assert!(receive::<Request>(&mut frame.as_slice()).is_err(), "bytes behind the message");
+    let too_long = (MESSAGE_BYTES_MAX as u32 + 1).to_le_bytes();
+    assert!(receive::<Request>(&mut too_long.as_slice()).is_err());
+}
+
+#[test]
+fn a_worker_ends_when_the_daemon_does() {
+    let (daemon, worker) = UnixStream::pair().unwrap();
+    let confined = confine::Confined { landlock: false, seccomp: false };
+    let running = std::thread::spawn(move || serve(worker, || Ok(confined)));
+    let mut writer = daemon.try_clone().unwrap();
+    writer.write_all(&encode(&knowledge(&[], &[])).unwrap()).unwrap();
+    let mut reader = BufReader::new(daemon);
+    assert!(matches!(receive::<Answer>(&mut reader).unwrap(), Answer::Ready(_)));
+    drop((reader, writer));
+    running.join().unwrap().unwrap();
+}
