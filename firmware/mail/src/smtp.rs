@@ -27,8 +27,9 @@
 //!
 //! Wherever the two peers might read something in two ways, the session ends: a reply that belongs
 //! to no command, 3yz replies to known commands that have none, bytes behind STARTTLS on either
-//! side. It ends with a 421 from either side. What follows a 3yz reply to an unknown command is a
-//! matter of policy ([`Unframed`]); nothing is sent behind such a command before its reply.
+//! side. It ends with a 421 from either side. What follows a 3yz reply to an unknown command, or
+//! comes in a SASL security layer, is a matter of policy ([`Unframed`]); nothing is sent behind an
+//! unknown command before its reply.
 //!
 //! Limits: [`COMMAND_LINE_BYTES_MAX`], [`PIPELINED_COMMANDS_MAX`], [`UNPROCESSED_BYTES_MAX`],
 //! [`OUTPUTS_MAX`], [`RECIPIENTS_KEPT_MAX`], [`REFUSED_COMMANDS_MAX`], [`BDAT_BYTES_MAX`],
@@ -83,6 +84,8 @@ pub struct SmtpSession {
     body: Body,
     /// The server's last EHLO reply offers CHUNKING.
     chunking: bool,
+    /// The SASL mechanism accepted, or under way, can wrap what comes behind it.
+    may_wrap: bool,
     /// The client has ended its direction; what it sent before still counts.
     client_ended: bool,
     /// The directions towards the sides.
@@ -125,6 +128,7 @@ impl SmtpSession {
             },
             body: Body::None,
             chunking: false,
+            may_wrap: false,
             client_ended: false,
             to_client: Outlet::Open,
             to_server: Outlet::Open,
@@ -226,7 +230,8 @@ impl SmtpSession {
 
     /// All peer bytes that are kept inside, outputs apart. At most [`UNPROCESSED_BYTES_MAX`], what
     /// was read on top of it, the limits of one reply, [`BDAT_HELD_BYTES_MAX`] and two command
-    /// lines.
+    /// lines. (The beginning of a message that the driver keeps stands here, too, for a notice: 32
+    /// KiB, not counted.)
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {
         let held = match &self.phase {

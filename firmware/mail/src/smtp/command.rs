@@ -14,6 +14,8 @@ use super::BDAT_BYTES_MAX;
 pub(super) const PATH_BYTES_KEPT_MAX: usize = 512;
 /// Most digits of a chunk size, leading zeros included.
 const CHUNK_SIZE_DIGITS_MAX: usize = 20;
+/// SASL mechanisms with security layers: RFC 4752, Microsoft's SPNEGO, RFC 2831, RFC 2222, SRP.
+const WRAPPING_MECHANISMS: [&str; 5] = ["GSSAPI", "GSS-SPNEGO", "DIGEST-MD5", "KERBEROS_V4", "SRP"];
 
 /// What a command line is to this gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +39,10 @@ pub(super) enum Command {
     Burl {
         is_last: bool,
     },
-    Auth,
+    Auth {
+        /// The mechanism can agree on a security layer (RFC 4422 section 3.7).
+        may_wrap: bool,
+    },
     StartTls,
     Quit,
     /// NOOP and others that never have anything but one reply.
@@ -97,7 +102,9 @@ pub(super) fn parse(line: &[u8]) -> Command {
         Command::Burl { is_last: words(rest).any(|word| word.eq_ignore_ascii_case(b"LAST")) }
     } else if is("AUTH") || is("X-EXPS") {
         // X-EXPS is what Exchange calls AUTH between its own.
-        Command::Auth
+        let mechanism = words(rest).find(|word| !word.is_empty()).unwrap_or_default();
+        let is_mechanism = |name: &&str| mechanism.eq_ignore_ascii_case(name.as_bytes());
+        Command::Auth { may_wrap: WRAPPING_MECHANISMS.iter().any(is_mechanism) }
     } else if is("STARTTLS") {
         Command::StartTls
     } else if is("QUIT") {
@@ -194,7 +201,9 @@ mod tests {
             (b"BDA 5", Command::Unknown),
             (b"BURL imap://x/ LAST", Command::Burl { is_last: true }),
             (b"burl imap://x/LAST", Command::Burl { is_last: false }),
-            (b"AUTH PLAIN AGEAYg==", Command::Auth),
+            (b"AUTH PLAIN AGEAYg==", Command::Auth { may_wrap: false }),
+            (b"AUTH", Command::Auth { may_wrap: false }),
+            (b"X-EXPS  gssapi YII=", Command::Auth { may_wrap: true }),
             (b"STARTTLS", Command::StartTls),
             (b"QUIT", Command::Quit),
             (b"XCLIENT ADDR=10.0.0.1", Command::Forbidden),

@@ -15,6 +15,10 @@ impl SmtpSession {
         match &self.phase {
             Phase::Greeting | Phase::Undecided | Phase::Held(_) => false,
             Phase::Commands | Phase::Sasl if self.pending.is_full() => false,
+            Phase::Commands if self.may_wrap && !self.client.is_empty() => {
+                self.unwrap_or_go_on();
+                true
+            }
             Phase::Commands | Phase::Sasl | Phase::Orphan => {
                 match self.client.take_line(COMMAND_LINE_BYTES_MAX) {
                     Line::Complete(line) => {
@@ -114,8 +118,9 @@ impl SmtpSession {
                 self.phase = Phase::Undecided;
                 self.abandon(line, Pending::Foreign);
             }
-            Command::Auth => {
+            Command::Auth { may_wrap } => {
                 self.phase = Phase::Undecided;
+                self.may_wrap = may_wrap;
                 self.forward(line, Pending::Auth);
             }
             Command::Unknown => {
@@ -147,6 +152,15 @@ impl SmtpSession {
             Command::Burl { is_last } => {
                 self.content(Content::Url { line, is_last });
             }
+        }
+    }
+
+    /// The first byte behind an accepted AUTH. A security layer puts four octets of length before
+    /// everything (RFC 4422 section 3.7), of which the first is 0 below 16 MiB; no command has it.
+    fn unwrap_or_go_on(&mut self) {
+        self.may_wrap = false;
+        if self.client.first() == Some(0) {
+            self.lose_framing(None);
         }
     }
 

@@ -104,8 +104,8 @@ impl SmtpSession {
                 }
                 return;
             }
-            Pending::Unknown if class == 3 => return self.lose_framing(reply),
-            Pending::Foreign if accepted => return self.lose_framing(reply),
+            Pending::Unknown if class == 3 => return self.lose_framing(Some(reply)),
+            Pending::Foreign if accepted => return self.lose_framing(Some(reply)),
             _ => self.relay(reply),
         }
         match pending {
@@ -139,12 +139,14 @@ impl SmtpSession {
                 self.event(Event::Opaque(OpaqueReason::Tls));
                 self.phase = Phase::TlsHello;
             }
+            Pending::Auth => {
+                self.may_wrap = false;
+                self.phase = Phase::Commands;
+            }
             // Refused, or nothing special: what follows are commands, and the server thinks so, too.
-            Pending::Data
-            | Pending::Auth
-            | Pending::StartTls
-            | Pending::Unknown
-            | Pending::Foreign => self.phase = Phase::Commands,
+            Pending::Data | Pending::StartTls | Pending::Unknown | Pending::Foreign => {
+                self.phase = Phase::Commands
+            }
             Pending::EndOfData => self.reset_transaction(),
             Pending::Url { is_last } if accepted => {
                 self.event(Event::Unscanned(UnscannedReason::Burl));
@@ -164,11 +166,13 @@ impl SmtpSession {
 
     /// What comes behind it cannot be told apart any more: by policy nobody reads it, or the session
     /// ends. Nothing has been sent behind the command.
-    fn lose_framing(&mut self, reply: Reply) {
+    pub(super) fn lose_framing(&mut self, reply: Option<Reply>) {
         match self.settings.unframed {
             Unframed::Opaque => {
                 self.abort_message();
-                self.relay(reply);
+                if let Some(reply) = reply {
+                    self.relay(reply);
+                }
                 self.event(Event::Opaque(OpaqueReason::Unframed));
                 self.phase = Phase::Opaque;
             }

@@ -45,6 +45,12 @@ impl Inbox {
         self.bytes() == 0
     }
 
+    /// The oldest byte.
+    pub(super) fn first(&self) -> Option<u8> {
+        let first = self.partial.first().or_else(|| self.chunks.front()?.first());
+        first.copied()
+    }
+
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

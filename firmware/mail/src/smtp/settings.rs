@@ -59,7 +59,7 @@ pub struct Settings {
 
 /// What becomes of a session when the server has accepted something behind which commands,
 /// replies and messages can no longer be told apart: an unknown command answered with 3yz (such as
-/// XEXCH50), LHLO (RFC 2033), TURN or ATRN (RFC 2645).
+/// XEXCH50), LHLO (RFC 2033), TURN or ATRN (RFC 2645), AUTH with a security layer (RFC 4422).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Unframed {
     /// It goes on unread, which is reported ([`crate::OpaqueReason::Unframed`]).

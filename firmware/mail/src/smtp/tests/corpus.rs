@@ -221,7 +221,7 @@ fn corpus(folder: &str) -> Option<fs::ReadDir> {
     );
     let files = fs::read_dir(corpus.join(folder)).ok();
     if files.is_none() {
-        eprintln!("NOT TESTED: no {folder} in {}; set AVR_CORPUS", corpus.display());
+        eprintln!("SKIPPED: no corpus at {} ({folder}); set AVR_CORPUS", corpus.display());
     }
     files
 }

@@ -140,6 +140,43 @@ fn every_mechanism_in_use() {
 }
 
 #[test]
+fn behind_a_security_layer_nobody_reads() {
+    let begun: &[Step] =
+        &[C("AUTH GSSAPI YII=\r\n\0\0\0\u{7}NOOP\n.\n"), ToS("AUTH GSSAPI YII=\r\n")];
+    let accepted: &[Step] = &[S("235 ok\r\n"), ToC("235 ok\r\n")];
+    play(&[
+        GREETED,
+        begun,
+        accepted,
+        &[
+            ToS("\0\0\0\u{7}NOOP\n.\n"),
+            Did(&["Authenticated", "Opaque(Unframed)"]),
+            S("\0\0\0\u{2}x\n"),
+            ToC("\0\0\0\u{2}x\n"),
+        ],
+    ]);
+    // Nothing was agreed on.
+    let bare_line_end =
+        "500 5.5.2 Lines end with CR LF and contain no NUL, closing the connection\r\n";
+    let closed: &[Step] = &[Did(&["BareLineEnd by Client", "Fin Client", "Reset Server"]), ToS("")];
+    play(&[
+        GREETED,
+        begun,
+        &[S("535 no\r\n"), ToC(format!("535 no\r\n{bare_line_end}").leak())],
+        closed,
+    ]);
+    // Only the first byte counts.
+    play(&[
+        GREETED,
+        &[C("AUTH GSSAPI YII=\r\nNOOP\r\n"), ToS("AUTH GSSAPI YII=\r\n")],
+        accepted,
+        &[Did(&["Authenticated"]), ToS("NOOP\r\n"), C("\0\n"), S("250 ok\r\n")],
+        &[ToC(format!("250 ok\r\n{bare_line_end}").leak())],
+        closed,
+    ]);
+}
+
+#[test]
 fn the_longest_tokens_fit() {
     // RFC 4954 section 4: 12,288 octets of base64, initial responses and challenges alike.
     let token = "A".repeat(12_288);
