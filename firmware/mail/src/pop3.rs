@@ -162,12 +162,15 @@ impl Pop3Session {
 
     /// See [`crate::Session::receive`].
     pub fn receive(&mut self, from: Side, bytes: Bytes, now: Instant) {
+        let inbox = match from {
+            Side::Client => &mut self.client,
+            Side::Server => &mut self.server,
+        };
         match self.phase {
+            // Behind its end a side says nothing.
+            _ if inbox.end.is_some() => {}
             Phase::Open => {
-                match from {
-                    Side::Client => self.client.push(bytes, now),
-                    Side::Server => self.server.push(bytes, now),
-                }
+                inbox.push(bytes, now);
                 self.advance(now);
             }
             Phase::Opaque => self.send(from.other(), bytes),
@@ -180,6 +183,10 @@ impl Pop3Session {
         match (self.phase, from, end) {
             (Phase::Closed, ..) => {}
             (Phase::Opaque, ..) => {
+                match from {
+                    Side::Client => self.client.end = Some(end),
+                    Side::Server => self.server.end = Some(end),
+                }
                 self.outputs.push_back(Output::Shutdown { to: from.other(), how: end })
             }
             (Phase::Open, Side::Client, End::Reset) => self.close(End::Reset, End::Reset),

@@ -8,6 +8,7 @@ mod keep_alive;
 mod messages;
 mod properties;
 mod unknown;
+mod waiting;
 
 use std::time::Duration;
 

@@ -25,6 +25,8 @@ fn command() -> impl Strategy<Value = &'static str> {
         Just("\r\n"),
         Just("RETR\x001\r\n"),
         Just("STLS\r\n"),
+        Just("XRETR 1\r\n"),
+        Just("XTND XMIT\r\n"),
     ]
 }
 
@@ -194,6 +196,41 @@ proptest! {
                 prop_assert!(message.received_bytes <= 500 || !logged_in || message.fate != Fate::Held);
             }
         }
+    }
+
+    #[test]
+    fn arbitrary_events_leave_every_message_with_one_end(
+        turns in vec((0_usize..9, 0_u64..90), 0..60),
+        answers in vec(reply(), 1..20),
+        commands in vec(command(), 1..20),
+        settings in (any::<bool>(), any::<bool>(), prop_oneof![Just(40_u64), Just(10_000)]),
+    ) {
+        // `Script::drain` checks that messages begin and end in order, and that nothing is sent behind
+        // an end; here, that none is left open.
+        let mut script = Script::set(Settings {
+            on_hold_failure: if settings.0 { OnHoldFailure::Replace } else { OnHoldFailure::Pass },
+            unframed: if settings.1 { Unframed::Opaque } else { Unframed::Close },
+            message_hold_bytes_max: settings.2,
+            ..Settings::default()
+        });
+        script.decisions.extend(std::iter::repeat_n(None, 100));
+        let (mut answers, mut commands) = (answers.into_iter().cycle(), commands.into_iter().cycle());
+        for (what, seconds) in turns {
+            match what {
+                0 | 1 => script.client(commands.next().unwrap()),
+                2..=4 => script.server(answers.next().unwrap()),
+                5 => script.decide(if seconds % 2 == 0 { refuse() } else { Decision::Release }),
+                6 => script.decide(Decision::Edit(Finding::default())),
+                7 => script.hold_failed(),
+                _ if seconds == 0 => script.end(Side::Server, End::Fin),
+                _ => script.wait(Duration::from_secs(seconds)),
+            };
+            let buffered = script.session.client.bytes() + script.session.server.bytes();
+            prop_assert!(buffered <= CLIENT_PENDING_BYTES_MAX + REPLY_LINE_BYTES_MAX + 300);
+        }
+        script.end(Side::Client, End::Reset);
+        prop_assert!(!script.is_judged && script.seen.messages.iter().all(|message| message.2 != Some(false)));
+        prop_assert!(script.seen.wires.held.is_empty());
     }
 
     #[test]
