@@ -6,13 +6,23 @@
 //! session holds back what would make the message real (SMTP: the final dot; POP3: the whole
 //! message) until the driver calls [`Session::verdict`].
 //!
-//! Calling order: `receive`/`receive_end`/`verdict`/`handle_timeout`, then `poll_output` until it
-//! returns `None`, then read more from a side only if [`Session::wants`] says so; sleep at most
-//! until [`Session::poll_timeout`].
+//! What is held is with the driver, not in the session: [`Output::Hold`] brings bytes to keep behind
+//! those kept before, [`Output::SendHeld`] sends the first of them or all, [`Output::DropHeld`] forgets
+//! the rest. One message is held at a time, so the driver needs one such store a session (memory for a
+//! small one, a file for the rest), besides those that are on their way out: a `SendHeld` of all takes
+//! the store along, and the next `Hold` begins a new one. What is sent behind it waits for it. When the
+//! driver has no room it says so ([`Session::hold_failed`]).
+//!
+//! Calling order: `receive`/`receive_end`/`verdict`/`hold_failed`/`handle_timeout`, then `poll_output`
+//! until it returns `None`, then read more from a side only if [`Session::wants`] says so; sleep at most
+//! until [`Session::poll_timeout`], which may be in the past already.
+//!
+//! The mail that takes the place of another one comes from [`notice`].
 //!
 //! Invariants: bytes that are forwarded are the bytes that came (no rendering of our own); any
-//! chunking of the input gives the same outputs when adjacent `Send`s and `MessageData`s are joined;
-//! nothing that a peer sends can panic the session or make it hold more than the named limits.
+//! chunking of the input gives the same outputs when adjacent `Send`s, `Hold`s and `MessageData`s are
+//! joined; every message that begins gets its end or its abort, and what is held is sent or dropped;
+//! nothing that a peer sends can panic the session or make it keep more than the named limits.
 //! Must not depend on tokio, sockets, or any other crate of this workspace.
 #![forbid(unsafe_code)]
 
@@ -262,7 +272,7 @@ pub struct Settings {
     pub language: notice::Language,
     /// Texts of notices, shared by all sessions.
     pub templates: Arc<notice::Templates>,
-    /// Limits of POP3 holding.
+    /// POP3: what is held, and what its client hears meanwhile.
     pub pop3: pop3::Settings,
     /// SMTP policy.
     pub smtp: smtp::Settings,

@@ -207,11 +207,12 @@ fn token(text: &str) -> String {
     text.chars().take(SHOWN_CHARS_MAX).map(shown).collect()
 }
 
-/// Neither a control character nor one that turns the direction of text, which makes `exe.fdp` out
-/// of `pdf.exe`.
+/// Neither a control character nor one that is not seen, nor one that turns the direction of text,
+/// which makes `exe.fdp` out of `pdf.exe`.
 fn is_shown(c: char) -> bool {
     !c.is_control()
-        && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        && !matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ fn single_and_multi_line_answers_are_told_apart() {
         ("UIDL\r\n", "+OK\r\n.\r\n"),
         ("list \t1 \r\n", "+OK 1 10\r\n"),
         ("CAPA\r\n", "+OK\r\nTOP\r\nUIDL\r\nSTLS\r\nSASL PLAIN\r\nX-FOO\r\n.\r\n"),
+        ("CAPA\r\n", "-ERR unknown\r\n"),
+        ("CAPA\r\n", "+OK\r\n.\r\n"),
         ("LAST\r\n", "+OK 1\r\n"),
         ("STAT\r\n", "+OK 2 30\r\n"),
         ("LANG\r\n", "+OK\r\nen English\r\nja Japanese\r\n.\r\n"),
