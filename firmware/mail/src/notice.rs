@@ -6,7 +6,7 @@
 //! The text says what was found, by which engine, in which file and when, who the sender claims to
 //! be, and how to get the message: from [`Templates`], built in or written by the operator.
 //!
-//! Where a beginning of the original has left already ([`HeaderCapture::next_release`]), the notice
+//! Where a beginning of the original has left already, while its client waited, the notice
 //! goes on from there and adds only what is missing.
 //!
 //! Must not depend on a protocol session.

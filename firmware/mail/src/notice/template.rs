@@ -141,6 +141,13 @@ impl Templates {
 }
 
 impl Template {
+    /// A built-in text, to begin one's own with.
+    #[must_use]
+    pub fn built_in(language: Language, kind: Kind) -> &'static str {
+        let found = BUILT_IN.iter().find(|text| (text.0, text.1) == (language, kind));
+        found.map_or("", |(_, _, text)| text)
+    }
+
     /// Reads a text.
     ///
     /// # Errors

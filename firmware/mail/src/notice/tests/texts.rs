@@ -160,3 +160,23 @@ fn a_text_that_cannot_be_used_says_what_to_write() {
         assert!(found.to_string().starts_with(says), "{found}");
     }
 }
+
+#[test]
+fn the_built_in_texts_can_be_begun_with() {
+    for language in [Language::English, Language::Japanese] {
+        for kind in [Kind::Refused, Kind::Unscanned] {
+            let template = Template::parse(Template::built_in(language, kind)).unwrap();
+            let same = Templates::default().with(language, kind, template);
+            let finding = finding();
+            let cause = match kind {
+                Kind::Refused => Cause::Refused(&finding),
+                Kind::Unscanned => Cause::Unscanned { reason: "no scanner" },
+            };
+            let original = HeaderCapture::default();
+            assert_eq!(
+                notice(&same, language, cause, &original).pop3_reply(),
+                reply(language, cause, &original)
+            );
+        }
+    }
+}

@@ -9,6 +9,9 @@ use proptest::prelude::*;
 enum Turn {
     Client(Vec<u8>),
     Server(Vec<u8>),
+    /// Seconds pass.
+    Wait(u64),
+    HoldFailed,
 }
 
 fn command() -> impl Strategy<Value = &'static str> {
@@ -52,23 +55,27 @@ fn reply() -> impl Strategy<Value = &'static str> {
 fn turns() -> impl Strategy<Value = Vec<Turn>> {
     let client = vec(command(), 1..4).prop_map(|lines| Turn::Client(lines.concat().into_bytes()));
     let server = vec(reply(), 1..4).prop_map(|lines| Turn::Server(lines.concat().into_bytes()));
-    vec(prop_oneof![client, server], 0..12)
+    let wait = (0_u64..40).prop_map(Turn::Wait);
+    vec(prop_oneof![4 => client, 4 => server, 2 => wait, 1 => Just(Turn::HoldFailed)], 0..16)
 }
 
-/// What a session does with the turns cut into those sizes; every second message is refused.
+/// What a session does with the turns cut into those sizes; of three messages one is refused, one
+/// released, and one without a verdict for a while.
 fn outcome(turns: &[Turn], sizes: &[usize], hold_bytes_max: u64) -> Seen {
     let mut script = Script::with_hold_limit(hold_bytes_max);
     script.sizes = sizes.to_vec();
     script
         .decisions
-        .extend((0..50).map(|at| Some(if at % 2 == 0 { refuse() } else { Decision::Release })));
+        .extend((0..50).map(|at| [Some(refuse()), Some(Decision::Release), None][at % 3].clone()));
     for turn in turns {
         match turn {
             Turn::Client(bytes) => script.client(bytes),
             Turn::Server(bytes) => script.server(bytes),
+            Turn::Wait(seconds) => script.wait(Duration::from_secs(*seconds)),
+            Turn::HoldFailed => script.hold_failed(),
         };
     }
-    script.end(Side::Server, End::Fin).end(Side::Client, End::Fin);
+    script.decide(refuse()).end(Side::Server, End::Fin).end(Side::Client, End::Fin);
     script.seen
 }
 
