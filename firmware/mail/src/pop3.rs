@@ -16,8 +16,8 @@
 //!
 //! **Unknown commands.** Nothing that the client says behind one is forwarded before its answer is
 //! over. `-ERR` is one line. Behind `+OK` either the server goes on, and what comes is held and scanned
-//! as a message, whatever it is; or it says nothing for [`UNFRAMED_TIMEOUT`], and that was it. What
-//! cannot be followed at all is refused, or passes unread and counted ([`Settings::unframed`]).
+//! as a message, whatever it is; or it says nothing for [`UNFRAMED_TIMEOUT`] and the client goes on, and
+//! that was it. What cannot be followed at all is refused, or passes unread and counted ([`Settings::unframed`]).
 //!
 //! What is not forwarded as it came:
 //! - A line that ends with a bare LF, of a command or of a reply, is sent on with CRLF, so that both

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::command::{self, Command, Refusal};
 use super::inbox::Step;
 use super::{
-    COMMAND_LINE_BYTES_MAX, InFlight, Pop3Session, REFUSED_COMMANDS_MAX, TLS_HANDSHAKE, Turn,
-    Unframed, content, replies,
+    COMMAND_LINE_BYTES_MAX, InFlight, Pop3Session, REFUSED_COMMANDS_MAX, Reading, TLS_HANDSHAKE,
+    Turn, UNFRAMED_TIMEOUT, Unframed, content, replies,
 };
 use crate::{End, Event, OpaqueReason, Output, Side, Violation};
 
@@ -26,7 +26,8 @@ impl Pop3Session {
             return false;
         }
         match self.turn {
-            Turn::AuthReply | Turn::Unknown => false,
+            Turn::AuthReply => false,
+            Turn::Unknown => self.end_unframed(now),
             Turn::Command if self.in_flight.is_full() => false,
             Turn::TlsReply => {
                 self.violation(Side::Client, Violation::InjectionBehindStartTls);
@@ -56,6 +57,18 @@ impl Pop3Session {
                 true
             }
         }
+    }
+
+    /// The client goes on behind the `+OK` to an unknown command: if its server has been silent for long
+    /// enough, that was the answer. (It may be that the client knew no better and sent both at once.)
+    pub(super) fn end_unframed(&mut self, now: Instant) -> bool {
+        let Reading::Unframed { since, .. } = self.reading else { return false };
+        let is_over = since + UNFRAMED_TIMEOUT <= now;
+        if is_over {
+            self.reading = Reading::Reply;
+            self.answered(now);
+        }
+        is_over
     }
 
     fn on_client_line(&mut self, line: Bytes, now: Instant) {

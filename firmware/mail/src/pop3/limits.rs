@@ -40,8 +40,8 @@ pub const VERDICT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// A server that falls silent for this long right behind an odd end of message has ended it.
 pub const ODD_END_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A server that says nothing for this long behind the `+OK` to an unknown command has answered in
-/// one line. What the client says next waits until then.
+/// A server that says nothing for this long behind the `+OK` to an unknown command, while the client
+/// goes on, has answered in one line. What the client says waits until then.
 pub const UNFRAMED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A client may take this long to end its direction after the server has ended the other.

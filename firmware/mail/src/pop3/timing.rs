@@ -47,7 +47,10 @@ impl Pop3Session {
             Reading::Message { message, .. } if message.at_odd_end => {
                 Some((self.server.heard + ODD_END_TIMEOUT, Wait::OddEnd))
             }
-            Reading::Unframed { since, .. } => Some((*since + UNFRAMED_TIMEOUT, Wait::Unframed)),
+            // Nobody waits for that as long as the client does not go on.
+            Reading::Unframed { since, .. } if !self.client.is_empty() => {
+                Some((*since + UNFRAMED_TIMEOUT, Wait::Unframed))
+            }
             _ => None,
         };
         let speaker = if self.server.end_relayed {
@@ -76,7 +79,9 @@ impl Pop3Session {
     /// Whether it is the server's turn.
     fn owes_server(&self) -> bool {
         let awaited = self.in_flight.iter().any(|reply| matches!(reply, InFlight::Server(_)));
-        awaited && self.turn != Turn::AuthResponse
+        // Behind the `+OK` to an unknown command it may owe nothing.
+        let is_unframed = matches!(self.reading, Reading::Unframed { .. });
+        awaited && !is_unframed && self.turn != Turn::AuthResponse
     }
 
     pub(super) fn expire(&mut self, wait: Wait, now: Instant) {
@@ -96,10 +101,8 @@ impl Pop3Session {
                 self.decide(Decision::Tempfail { reason }, now);
             }
             Wait::OddEnd => self.end_message(now),
-            Wait::Unframed => {
-                self.reading = Reading::Reply;
-                self.answered(now);
-            }
+            // Its client's next step ends it.
+            Wait::Unframed => {}
             Wait::KeepAlive => self.keep_alive(now),
         }
     }

@@ -99,6 +99,29 @@ fn what_comes_too_late_ends_the_session_and_does_not_pass() {
 }
 
 #[test]
+fn as_long_as_the_client_waits_so_does_the_session() {
+    for minutes in [1, 10, 29] {
+        // A slow server: nothing is too late.
+        let mut script = Script::new().deciding([Some(refuse())]);
+        script.client("XRETR 1\r\n").server("+OK\r\n").wait(minutes * 60 * SECOND);
+        script.server(EVIL_MAIL).server(".\r\n");
+        assert_well_formed_notice(&script.seen.wires.to_client);
+        script.assert_open();
+
+        // Or a client that had its answer: it need not wait any more.
+        let mut script = Script::new();
+        script.client("XFOO\r\n").server("+OK\r\n").wait(minutes * 60 * SECOND);
+        script.client("NOOP\r\n");
+        assert_eq!(script.server_got(), "XFOO\r\nNOOP\r\n");
+        script.server("+OK\r\n").assert_open();
+    }
+    // It is the client then that is idle.
+    let mut script = Script::new();
+    script.client("XFOO\r\n").server("+OK\r\n").wait(IDLE_TIMEOUT);
+    assert_eq!(script.seen.events, [Event::TimedOut { side: Side::Client }]);
+}
+
+#[test]
 fn a_server_may_leave_behind_an_unknown_command() {
     let mut script = Script::new();
     script.client("XBYE\r\n").server("+OK bye\r\n").end(Side::Server, End::Fin);
