@@ -1,7 +1,7 @@
 //! Tells containers by their bytes, whatever they are called.
 
 use crate::bytes::{length, piece, u16_le, u32_le, u64_le};
-use crate::{cab, lha, ole, pdf, rar, sevenz, tar, tnef, unix, zip};
+use crate::{cab, iso, lha, ole, onenote, pdf, rar, rtf, sevenz, tar, tnef, unix, zip};
 
 /// A kind of container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,6 +42,12 @@ pub enum Format {
     Ole,
     /// PDF.
     Pdf,
+    /// RTF, for the objects embedded in it.
+    Rtf,
+    /// OneNote section, for the files embedded in it.
+    OneNote,
+    /// ISO 9660 image. UDF is recognised, not read.
+    Iso,
     /// ARJ; recognised, not read.
     Arj,
     /// ACE; recognised, not read.
@@ -60,8 +66,6 @@ pub enum Format {
     Xar,
     /// RPM package; recognised, not read.
     Rpm,
-    /// ISO 9660 or UDF image; recognised, not read.
-    Iso,
     /// Disk images of virtual machines (VHD, VHDX); recognised, not read.
     Vhd,
     /// Apple disk image; recognised, not read.
@@ -76,7 +80,7 @@ pub enum Format {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 35] = [
         Self::Zip,
         Self::Gzip,
         Self::Bzip2,
@@ -95,6 +99,9 @@ impl Format {
         Self::Tnef,
         Self::Ole,
         Self::Pdf,
+        Self::Rtf,
+        Self::OneNote,
+        Self::Iso,
         Self::Arj,
         Self::Ace,
         Self::Alz,
@@ -104,7 +111,6 @@ impl Format {
         Self::Lzop,
         Self::Xar,
         Self::Rpm,
-        Self::Iso,
         Self::Vhd,
         Self::Dmg,
         Self::Wim,
@@ -133,6 +139,8 @@ impl Format {
             Self::Tnef => "tnef",
             Self::Ole => "ole",
             Self::Pdf => "pdf",
+            Self::Rtf => "rtf",
+            Self::OneNote => "onenote",
             Self::Arj => "arj",
             Self::Ace => "ace",
             Self::Alz => "alz",
@@ -153,12 +161,12 @@ impl Format {
 
     /// Whether [`crate::unpack`] opens it; the others it says to be unsupported.
     pub fn is_read(self) -> bool {
-        self <= Self::Pdf
+        self <= Self::Iso
     }
 }
 
 /// How formats begin that are told by that alone.
-const MAGICS: [(&[u8], Format); 24] = [
+const MAGICS: [(&[u8], Format); 26] = [
     (b"\x1f\x8b\x08", Format::Gzip),
     (b"\xfd7zXZ\0", Format::Xz),
     (b"LZIP\x01", Format::Lzip),
@@ -166,6 +174,8 @@ const MAGICS: [(&[u8], Format); 24] = [
     (b"!<arch>\n", Format::Ar),
     (tnef::MAGIC, Format::Tnef),
     (ole::MAGIC, Format::Ole),
+    (rtf::MAGIC, Format::Rtf),
+    (onenote::MAGIC, Format::OneNote),
     (b"ALZ\x01", Format::Alz),
     (b"EGGA", Format::Alz),
     (b"StuffIt (c)1997", Format::StuffIt),
@@ -220,7 +230,7 @@ pub fn formats(bytes: &[u8]) -> Vec<Format> {
     add(Format::Ace, piece(bytes, 7, 7) == Some(b"**ACE**"));
     add(Format::Zoo, piece(bytes, 20, 4) == Some(b"\xdc\xa7\xc4\xfd"));
     add(Format::StuffIt, bytes.starts_with(b"SIT!") && piece(bytes, 10, 4) == Some(b"rLau"));
-    add(Format::Iso, is_iso(bytes));
+    add(Format::Iso, iso::is_iso(bytes));
     let footer = bytes.len().checked_sub(512).and_then(|at| piece(bytes, at, 8));
     add(Format::Vhd, footer == Some(b"conectix"));
     add(Format::Dmg, footer.is_some_and(|footer| footer.starts_with(b"koly\0\0\0\x04")));
@@ -262,15 +272,6 @@ fn is_arj(bytes: &[u8]) -> bool {
             let size = usize::from(size);
             piece(bytes, 4, size).map(crc32fast::hash) == u32_le(bytes, 4 + size)
         })
-}
-
-/// The volume descriptors of ISO 9660 and UDF start at sector 16, one a sector of 2048 bytes.
-fn is_iso(bytes: &[u8]) -> bool {
-    const SECTOR_BYTES: usize = 2048;
-    (16..24).any(|sector| {
-        let mark = piece(bytes, sector * SECTOR_BYTES + 1, 5);
-        mark.is_some_and(|mark| matches!(mark, b"CD001" | b"BEA01" | b"NSR02" | b"NSR03"))
-    })
 }
 
 /// LZMA alone has no mark: a byte of properties, a dictionary of a usual size, a size that is not

@@ -19,11 +19,14 @@ mod bytes;
 mod cab;
 mod detect;
 mod inflate;
+mod iso;
 mod lha;
 mod ole;
+mod onenote;
 mod ovba;
 mod pdf;
 mod rar;
+mod rtf;
 mod sevenz;
 mod stream;
 mod tar;
@@ -131,6 +134,9 @@ fn dispatch(bytes: &[u8], format: Format, work: &mut Work<'_>) {
         Format::Tnef => tnef::unpack(bytes, work),
         Format::Ole => ole::unpack(bytes, work),
         Format::Pdf => pdf::unpack(bytes, work),
+        Format::Rtf => rtf::unpack(bytes, work),
+        Format::OneNote => onenote::unpack(bytes, work),
+        Format::Iso => iso::unpack(bytes, work),
         _ => work.unsupported("the format"),
     }
 }

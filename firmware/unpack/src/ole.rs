@@ -88,7 +88,7 @@ fn look_inside(name: &str, content: &[u8], work: &mut Work<'_>) {
 
 /// The names and the content of an embedded file ([MS-OLEDS] section 2.3.6, and what the packager
 /// puts there): a size, two bytes, label, path, eight bytes' worth of flags and path again, content.
-fn native(content: &[u8]) -> Option<(Vec<String>, &[u8])> {
+pub(crate) fn native(content: &[u8]) -> Option<(Vec<String>, &[u8])> {
     let mut rest = content.get(6..)?;
     let mut names = Vec::new();
     for _ in 0..2 {

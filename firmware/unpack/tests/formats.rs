@@ -530,8 +530,6 @@ fn formats_that_nothing_here_reads_are_unsupported() {
         out.extend_from_slice(&crc32fast::hash(&header).to_le_bytes());
         out
     };
-    let mut iso = vec![0; 40_000];
-    iso[32_769..32_774].copy_from_slice(b"CD001");
     let mut vhd = vec![0; 1024];
     vhd[512..520].copy_from_slice(b"conectix");
     let mut dmg = vec![0; 1024];
@@ -540,7 +538,6 @@ fn formats_that_nothing_here_reads_are_unsupported() {
     zoo[20..24].copy_from_slice(b"\xdc\xa7\xc4\xfd");
     for (bytes, format) in [
         (arj, Format::Arj),
-        (iso, Format::Iso),
         (vhd, Format::Vhd),
         (dmg, Format::Dmg),
         (zoo, Format::Zoo),
@@ -575,11 +572,102 @@ fn other_bytes_are_no_container() {
         &[0xff; 2048],
         b"BZhello",
         b"BM6\0\0\0",
-        b"{\\rtf1 }",
     ] {
         assert_eq!(formats(bytes), [], "{bytes:?}");
     }
     let all: std::collections::HashSet<&str> =
         Format::ALL.iter().map(|format| format.name()).collect();
     assert_eq!(all.len(), Format::ALL.len());
+}
+
+#[test]
+fn objects_in_rtf_are_found_whatever_stands_between_their_digits() {
+    let mut object = b"\x01\x05\0\0\x02\0\0\0\x08\0\0\0Package\0\0\0\0\0\0\0\0\0".to_vec();
+    let mut native = b"\x02\0i.exe\0C:\\i.exe\0\0\0\x03\0".to_vec();
+    native.extend_from_slice(&size32(b"C:\\i.exe\0"));
+    native.extend_from_slice(b"C:\\i.exe\0");
+    native.extend_from_slice(&size32(EICAR));
+    native.extend_from_slice(EICAR);
+    object.extend_from_slice(&size32(&native));
+    object.extend_from_slice(&native);
+    let digits: String = object.iter().map(|byte| format!("{byte:02x}")).collect();
+    let (head, tail) = digits.split_at(21);
+    let plain = format!("{{\\rtf1 {{\\object{{\\*\\objdata {digits}}}}}}}");
+    let odd = format!("{{\\rt{{\\*\\objdata\\abc12 {head}\r\n {{\\*\\x 99}}\\'41\\foo {tail}}}}}");
+    let raw = format!("{{\\rtf{{\\objdata {head}{}", &tail[..1]).into_bytes();
+    let rest = &object[11..];
+    let binary = [&raw, format!("\\bin{} ", rest.len()).as_bytes(), rest, b"}}"].concat();
+    for rtf in [plain.into_bytes(), odd.into_bytes(), binary] {
+        assert_eq!(formats(&rtf), [Format::Rtf]);
+        let found = walk(&rtf);
+        assert_eq!(found.troubles, []);
+        let file = found.members.iter().find(|member| member.bytes == EICAR).unwrap();
+        assert_eq!(file.names, ["i.exe", "C:\\i.exe"]);
+    }
+    let compound = compound(&[("/Plain", EICAR)]);
+    let digits: String = compound.iter().map(|byte| format!("{byte:02X}")).collect();
+    assert!(walk(format!("{{\\rtf1\\objdata 0105{digits}}}").as_bytes()).has(EICAR));
+    assert_eq!(walk(b"{\\rtf1 Just words.}").members, []);
+}
+
+#[test]
+fn files_in_onenote_are_found() {
+    let mut section = b"\xe4\x52\x5c\x7b\x8c\xd8\xa7\x4d\xae\xb1\x53\x78\xd0\x29\x96\xd3".to_vec();
+    section.extend_from_slice(&[0; 100]);
+    section.extend_from_slice(b"\xe7\x16\xe3\xbd\x65\x26\x11\x45\xa4\xc4\x8d\x4d\x0b\x7a\x9e\xac");
+    section.extend_from_slice(&u64::try_from(EICAR.len()).unwrap().to_le_bytes());
+    section.extend_from_slice(&[0; 12]);
+    section.extend_from_slice(EICAR);
+    assert_holds(&section, Format::OneNote, EICAR, &[]);
+    section.pop();
+    assert!(!walk(&section).troubles.is_empty());
+}
+
+fn iso_entry(sector: u32, size: usize, flags: u8, name: &[u8], more: &[u8]) -> Vec<u8> {
+    let mut entry = vec![0; 33];
+    entry[2..6].copy_from_slice(&sector.to_le_bytes());
+    entry[10..14].copy_from_slice(&u32::try_from(size).unwrap().to_le_bytes());
+    entry[25] = flags;
+    entry[32] = u8::try_from(name.len()).unwrap();
+    entry.extend_from_slice(name);
+    entry.resize(entry.len().next_multiple_of(2), 0);
+    entry.extend_from_slice(more);
+    entry[0] = u8::try_from(entry.len()).unwrap();
+    entry
+}
+
+/// An image with a file in a folder, which its two trees name differently.
+fn iso() -> Vec<u8> {
+    const SECTOR: usize = 2048;
+    let mut image = vec![0; 24 * SECTOR];
+    let mut put = |sector: usize, at: usize, bytes: &[u8]| {
+        let at = sector * SECTOR + at;
+        image[at..at + bytes.len()].copy_from_slice(bytes);
+    };
+    let wide = |name: &str| name.encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<u8>>();
+    put(16, 0, b"\x01CD001");
+    put(16, 156, &iso_entry(19, SECTOR, 2, &[0], b""));
+    put(17, 0, b"\x02CD001");
+    put(17, 88, b"%/E");
+    put(17, 156, &iso_entry(21, SECTOR, 2, &[0], b""));
+    put(18, 0, b"\xffCD001");
+    // A folder that holds itself is walked once.
+    let folder = [iso_entry(19, SECTOR, 2, &[1], b""), iso_entry(20, SECTOR, 2, b"DIR", b"")];
+    put(19, 0, &folder.concat());
+    let again = iso_entry(20, SECTOR, 2, b"LOOP", b"");
+    let file = iso_entry(22, EICAR.len(), 0, b"INVOIC~1.EXE;1", b"NM\x10\x01\0rock-ridge.");
+    put(20, 0, &[again, file].concat());
+    put(21, 0, &iso_entry(22, EICAR.len(), 0, &wide("invoice.exe;1"), b""));
+    put(22, 0, EICAR);
+    image
+}
+
+#[test]
+fn images_of_disks_are_read_with_all_their_names() {
+    let names = ["DIR/INVOIC~1.EXE", "DIR/rock-ridge.", "invoice.exe"];
+    assert_holds(&iso(), Format::Iso, EICAR, &names);
+    let mut bridge = iso();
+    bridge[18 * 2048 + 1..18 * 2048 + 6].copy_from_slice(b"NSR02");
+    let what = "UDF";
+    assert_eq!(walk(&bridge).troubles, [Trouble::Unsupported { format: Format::Iso, what }]);
 }
