@@ -1,6 +1,7 @@
 //! Numbers and pieces out of bytes that may end anywhere.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 /// The piece of this length at this offset, if all of it is there.
 pub(crate) fn piece(bytes: &[u8], at: usize, length: usize) -> Option<&[u8]> {
@@ -55,18 +56,25 @@ pub(crate) fn before_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// Adds a name, unless it is empty or there.
+/// Names of one member that are kept. A file with more is made to cost time; clients show the first
+/// or the last, so these are among them.
+const NAMES_MAX: usize = 64;
+
+/// Adds a name, unless it is empty or there. Beyond [`NAMES_MAX`] it takes the place of the last.
 pub(crate) fn add_name<'a>(names: &mut Vec<String>, name: impl Into<Cow<'a, str>>) {
     let name = name.into();
-    if !name.is_empty() && !names.iter().any(|other| *other == name) {
-        names.push(name.into_owned());
+    if name.is_empty() || names.iter().any(|other| *other == name) {
+        return;
     }
+    names.truncate(NAMES_MAX - 1);
+    names.push(name.into_owned());
 }
 
 fn dos_char(byte: u8) -> char {
+    static UPPER_HALF: LazyLock<Vec<char>> = LazyLock::new(|| DOS_UPPER_HALF.chars().collect());
     match byte {
         0..0x80 => char::from(byte),
-        _ => DOS_UPPER_HALF.chars().nth(usize::from(byte - 0x80)).unwrap_or(' '),
+        _ => UPPER_HALF.get(usize::from(byte - 0x80)).copied().unwrap_or(' '),
     }
 }
 
@@ -94,6 +102,10 @@ mod tests {
         assert_eq!(DOS_UPPER_HALF.chars().count(), 128);
         assert_eq!(text("ü.exe".as_bytes()), "ü.exe");
         assert_eq!(text(b"\x81.exe"), "ü.exe");
+        let mut names = Vec::new();
+        (0..1000).for_each(|index| add_name(&mut names, index.to_string()));
+        assert_eq!(names.len(), NAMES_MAX);
+        assert_eq!((names[0].as_str(), names[NAMES_MAX - 1].as_str()), ("0", "999"));
         assert_eq!(text_utf16(b"a\0.\0b\0\0\0c\0"), "a.b");
     }
 }

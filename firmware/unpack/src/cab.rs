@@ -15,6 +15,8 @@ const DATA_BYTES: usize = 8;
 const BLOCK_BYTES_MAX: usize = 32 * 1024;
 /// Cabinets in one file that are looked at.
 const STARTS_MAX: usize = 16;
+/// Marks that are tried.
+const MARKS_MAX: usize = 4096;
 
 const FLAG_PREVIOUS: u16 = 1;
 const FLAG_NEXT: u16 = 1 << 1;
@@ -25,6 +27,7 @@ const FOLDER_CONTINUED: u16 = 0xfffd;
 /// Where cabinets begin: at the start of the bytes, and behind a program that unpacks them.
 pub(crate) fn starts(bytes: &[u8]) -> Vec<usize> {
     memchr::memmem::find_iter(bytes, MAGIC)
+        .take(MARKS_MAX)
         .filter(|at| *at == 0 || Header::read(bytes.get(*at..).unwrap_or_default()).is_some())
         .take(STARTS_MAX)
         .collect()

@@ -9,6 +9,9 @@ const SECTOR_BYTES: usize = 2048;
 /// Where the volume descriptors begin, and how many there are at most.
 const DESCRIPTORS_AT: usize = 16;
 const DESCRIPTORS_MAX: usize = 32;
+/// Entries of all directories, and bytes of a path, that are looked at.
+const ENTRIES_MAX: u32 = 200_000;
+const PATH_BYTES_MAX: usize = 1024;
 /// Bytes of a directory's entry before its name.
 const ENTRY_BYTES: usize = 33;
 
@@ -29,8 +32,13 @@ pub(crate) fn unpack(bytes: &[u8], work: &mut Work<'_>) {
     if marks(bytes).any(|mark| mark.starts_with(b"NSR0")) {
         work.unsupported("UDF");
     }
-    let mut image =
-        Image { bytes, files: BTreeMap::new(), walked: HashSet::new(), is_damaged: false };
+    let mut image = Image {
+        bytes,
+        files: BTreeMap::new(),
+        walked: HashSet::new(),
+        entries: 0,
+        is_damaged: false,
+    };
     for sector in DESCRIPTORS_AT..DESCRIPTORS_AT + DESCRIPTORS_MAX {
         let Some(descriptor) = piece(bytes, sector * SECTOR_BYTES, SECTOR_BYTES) else { break };
         match descriptor.get(..6) {
@@ -73,6 +81,7 @@ struct Image<'a> {
     /// The files, with the names that the trees of the image have for each.
     files: BTreeMap<Extents, Vec<String>>,
     walked: HashSet<(usize, bool)>,
+    entries: u32,
     is_damaged: bool,
 }
 
@@ -112,6 +121,11 @@ impl Image<'_> {
             }
             let entry = piece_or_less(directory, at, size);
             at += size;
+            self.entries = self.entries.saturating_add(1);
+            if self.entries > ENTRIES_MAX {
+                self.is_damaged = true;
+                return;
+            }
             let Some(entry) = Entry::read(entry) else {
                 self.is_damaged = true;
                 continue;
@@ -120,6 +134,7 @@ impl Image<'_> {
                 continue;
             }
             let names = entry.names(is_joliet);
+            let path = if path.len() > PATH_BYTES_MAX { "" } else { path };
             let full = |name: &str| format!("{path}{name}");
             if entry.flags & FLAG_DIRECTORY != 0 {
                 let name = names.last().map(String::as_str).unwrap_or_default();

@@ -11,6 +11,7 @@ use crate::inflate::{Deflate, Stream};
 use crate::work::{End, Sized, Work};
 use memchr::memmem;
 use std::collections::HashMap;
+use std::io::Read;
 
 /// Where the header stands at most: readers look for it here.
 const HEADER_AT_MAX: usize = 1024;
@@ -18,6 +19,10 @@ const HEADER_AT_MAX: usize = 1024;
 const DICTIONARY_BYTES_MAX: usize = 8192;
 /// Bytes round `/EF` in which its numbers and names are looked for.
 const SPECIFICATION_BYTES: usize = 1024;
+/// Bytes of a picture by which it is told whether it is one.
+const BEGINNING_BYTES: u64 = 4096;
+/// File specifications that are looked at.
+const SPECIFICATIONS_MAX: u32 = 4096;
 /// Filters of one stream that are undone.
 const FILTERS_MAX: usize = 8;
 
@@ -32,17 +37,17 @@ pub(crate) fn unpack(bytes: &[u8], work: &mut Work<'_>) {
     }
     let streams = streams(bytes);
     let mut files = Files::default();
-    files.find(bytes);
+    files.find(bytes, work);
     // Objects that stand in streams, first: they may be the ones that name the embedded files.
     for stream in streams.iter().filter(|stream| stream.has(b"/ObjStm")) {
         let Some((content, _)) = decode(stream, work) else { return };
-        files.find(&content);
+        files.find(&content, work);
     }
     let mut rest = Vec::new();
     for stream in &streams {
         let names = files.names.get(&stream.number);
         let is_file = names.is_some() || stream.has(b"/EmbeddedFile");
-        if stream.is_picture() && !is_file {
+        if stream.is_picture() && !is_file && !is_text(&beginning(stream, work)) {
             continue;
         }
         let Some((content, end)) = decode(stream, work) else { return };
@@ -78,8 +83,9 @@ fn is_encrypted(bytes: &[u8]) -> bool {
 struct PdfStream<'a> {
     number: u32,
     dictionary: Vec<u8>,
-    /// From where it begins to the end of the file.
+    /// From where it begins to the end of the file, and how much of that stands before the next.
     data: &'a [u8],
+    own_bytes: usize,
 }
 
 impl PdfStream<'_> {
@@ -93,27 +99,37 @@ impl PdfStream<'_> {
 
     /// Its bytes as they stand, up to the word that ends it.
     fn raw(&self) -> &[u8] {
-        let end = memmem::find(self.data, b"endstream").unwrap_or(self.data.len());
-        self.data.get(..end).unwrap_or_default()
+        let own = piece_or_less(self.data, 0, self.own_bytes);
+        let end = memmem::find(own, b"endstream").unwrap_or(own.len());
+        own.get(..end).unwrap_or_default()
     }
 }
 
-/// All streams, in the order of the file.
+/// All streams, in the order of the file. A dictionary begins behind the stream before, and a stream
+/// that does not say itself where it ends does so before the next: that bounds what all of them cost.
 fn streams(bytes: &[u8]) -> Vec<PdfStream<'_>> {
-    let mut streams = Vec::new();
+    let mut streams: Vec<PdfStream<'_>> = Vec::new();
+    let mut previous = 0;
     for at in memmem::find_iter(bytes, b"stream") {
-        let before = bytes.get(at.saturating_sub(DICTIONARY_BYTES_MAX)..at).unwrap_or_default();
+        let from = at.saturating_sub(DICTIONARY_BYTES_MAX).max(previous);
+        let before = bytes.get(from..at).unwrap_or_default();
         if !before.trim_ascii_end().ends_with(b">>") {
             continue;
         }
+        if let Some(stream) = streams.last_mut() {
+            stream.own_bytes = at.saturating_sub(bytes.len() - stream.data.len());
+        }
+        previous = at + b"stream".len();
         let object = memmem::rfind(before, b"obj").unwrap_or(0);
         let dictionary = before.get(object..).unwrap_or_default();
-        let data = bytes.get(at + b"stream".len()..).unwrap_or_default();
+        let data = bytes.get(previous..).unwrap_or_default();
         let data = data.strip_prefix(b"\r").unwrap_or(data);
+        let data = data.strip_prefix(b"\n").unwrap_or(data);
         streams.push(PdfStream {
             number: object_number(before.get(..object).unwrap_or_default()).unwrap_or(u32::MAX),
             dictionary: plain_names(dictionary),
-            data: data.strip_prefix(b"\n").unwrap_or(data),
+            data,
+            own_bytes: data.len(),
         });
     }
     streams
@@ -154,13 +170,19 @@ fn hex_byte(digits: &[u8]) -> Option<u8> {
 /// Embedded files, by the number of the object that holds each, with their names.
 #[derive(Default)]
 struct Files {
+    specifications: u32,
     names: HashMap<u32, Vec<String>>,
 }
 
 impl Files {
     /// Looks for file specifications (section 7.11.3).
-    fn find(&mut self, bytes: &[u8]) {
+    fn find(&mut self, bytes: &[u8], work: &mut Work<'_>) {
         for at in memmem::find_iter(bytes, b"/EF") {
+            self.specifications = self.specifications.saturating_add(1);
+            if self.specifications > SPECIFICATIONS_MAX {
+                work.limit(crate::LimitKind::Members);
+                return;
+            }
             let references = piece_or_less(bytes, at + b"/EF".len(), SPECIFICATION_BYTES);
             let end = memmem::find(references, b">>").unwrap_or(references.len());
             let references = references.get(..end).unwrap_or_default();
@@ -244,6 +266,22 @@ fn hex(bytes: &[u8]) -> Vec<u8> {
         digits.push(b'0');
     }
     digits.chunks_exact(2).filter_map(hex_byte).collect()
+}
+
+/// The first bytes of what a picture unpacks to.
+fn beginning(stream: &PdfStream<'_>, work: &mut Work<'_>) -> Vec<u8> {
+    if filters(&stream.dictionary).first() != Some(&Filter::Flate) {
+        return Vec::new();
+    }
+    let mut decoder = Stream::new(stream.data, Deflate::zlib()).take(BEGINNING_BYTES);
+    work.read(&mut Sized::new(&mut decoder, stream.data.len())).0
+}
+
+/// Whether a picture is none: what a stream is used for does not depend on what its dictionary says
+/// that it is, and a script is text.
+fn is_text(bytes: &[u8]) -> bool {
+    let texts = bytes.iter().filter(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~'));
+    !bytes.is_empty() && texts.count() * 10 >= bytes.len() * 9
 }
 
 /// Undoes a stream's filters as far as they are known; what is left then may be a picture. None: a
@@ -408,7 +446,7 @@ impl RunLength<'_> {
     }
 }
 
-impl std::io::Read for RunLength<'_> {
+impl Read for RunLength<'_> {
     fn read(&mut self, output: &mut [u8]) -> std::io::Result<usize> {
         let mut count = 0;
         for slot in output {
@@ -493,7 +531,7 @@ impl<'a> Lzw<'a> {
     }
 }
 
-impl std::io::Read for Lzw<'_> {
+impl Read for Lzw<'_> {
     fn read(&mut self, output: &mut [u8]) -> std::io::Result<usize> {
         for (count, slot) in output.iter_mut().enumerate() {
             while self.ready.is_empty() {

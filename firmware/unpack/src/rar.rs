@@ -17,6 +17,8 @@ const MAGIC_5: &[u8] = b"Rar!\x1a\x07\x01\0";
 const MAGIC_13: &[u8] = b"RE~^";
 /// Archives in one file, one behind the other, that are looked at.
 const STARTS_MAX: usize = 16;
+/// Marks that are tried.
+const MARKS_MAX: usize = 4096;
 /// Headers of one archive, and their bytes.
 const HEADERS_MAX: u64 = 200_000;
 const HEADER_BYTES_MAX: u64 = 64 << 20;
@@ -24,6 +26,7 @@ const HEADER_BYTES_MAX: u64 = 64 << 20;
 /// Where archives begin: at the start of the bytes, and behind a program that unpacks them.
 pub(crate) fn starts(bytes: &[u8]) -> Vec<usize> {
     let mut starts: Vec<usize> = memchr::memmem::find_iter(bytes, b"Rar!\x1a\x07")
+        .take(MARKS_MAX)
         .filter(|at| *at == 0 || is_main_header(bytes.get(*at..).unwrap_or_default()))
         .take(STARTS_MAX)
         .collect();

@@ -66,6 +66,8 @@ fn digits(mut bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
             b'{' => depth += 1,
             b'}' if depth == 0 => break,
             b'}' => depth -= 1,
+            // The next object is looked at on its own.
+            b'\\' if DESTINATIONS.iter().any(|word| rest.starts_with(&word[1..])) => break,
             b'\\' => {
                 let (binary, rest) = control_word(rest);
                 bytes = rest;

@@ -12,10 +12,13 @@ const MAGIC: &[u8] = b"7z\xbc\xaf\x27\x1c";
 const START_BYTES: usize = 32;
 /// Archives in one file, one behind the other, that are looked at.
 const STARTS_MAX: usize = 16;
+/// Marks that are tried.
+const MARKS_MAX: usize = 4096;
 
 /// Where archives begin: at the start of the bytes, and behind a program that unpacks them.
 pub(crate) fn starts(bytes: &[u8]) -> Vec<usize> {
     memchr::memmem::find_iter(bytes, MAGIC)
+        .take(MARKS_MAX)
         .filter(|at| *at == 0 || is_start_header(bytes, *at))
         .take(STARTS_MAX)
         .collect()

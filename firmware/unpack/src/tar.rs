@@ -58,6 +58,12 @@ fn member(
     work: &mut Work<'_>,
 ) -> usize {
     let data = |size| piece_or_less(bytes, at, size);
+    if matches!(header.kind, b'L' | b'K' | b'x' | b'X' | b'g' | b'V')
+        && data(header.size).len() < header.size
+    {
+        work.damaged("a header is cut off");
+        return at;
+    }
     match header.kind {
         b'L' => {
             add_name(&mut next.names, text(before_nul(data(header.size))));

@@ -29,7 +29,7 @@ const LOCATOR64_BYTES: usize = 20;
 /// concatenated has one for each of them; beyond this many it is said to be damaged.
 const BASES_MAX: usize = 64;
 /// Longest member name that a header found by its signature alone may have, in bytes.
-const NAME_BYTES_MAX: usize = 4096;
+const NAME_BYTES_MAX: usize = 1024;
 
 const FLAG_ENCRYPTED: u16 = 1;
 /// LZMA: the stream has an end mark.
@@ -157,7 +157,7 @@ impl EndRecord {
 }
 
 /// What a local header or a central entry says of a member.
-struct Header {
+struct Header<'z> {
     /// Where it ends: after a local one stands the data, after a central one the next.
     end: usize,
     version: u16,
@@ -168,12 +168,12 @@ struct Header {
     unpacked: usize,
     /// Central only: where the local header is claimed to stand.
     local_at: usize,
-    names: Vec<String>,
-    name_bytes: usize,
+    /// Its name, and that of the Unicode path field.
+    names: [&'z [u8]; 2],
 }
 
-impl Header {
-    fn local(bytes: &[u8], at: usize) -> Option<Self> {
+impl<'z> Header<'z> {
+    fn local(bytes: &'z [u8], at: usize) -> Option<Self> {
         let header = piece(bytes, at, LOCAL_BYTES).filter(|header| header.starts_with(LOCAL))?;
         let name_bytes = usize::from(u16_le(header, 26)?);
         let extra_bytes = usize::from(u16_le(header, 28)?);
@@ -181,7 +181,7 @@ impl Header {
         Self::new(bytes, header, 4, name_at, name_bytes, extra_bytes, 0)
     }
 
-    fn central(bytes: &[u8], at: usize) -> Option<Self> {
+    fn central(bytes: &'z [u8], at: usize) -> Option<Self> {
         let header =
             piece(bytes, at, CENTRAL_BYTES).filter(|header| header.starts_with(CENTRAL))?;
         let name_bytes = usize::from(u16_le(header, 28)?);
@@ -198,7 +198,7 @@ impl Header {
 
     /// Reads the fields that both have in the same order, from `fields` on.
     fn new(
-        bytes: &[u8],
+        bytes: &'z [u8],
         header: &[u8],
         fields: usize,
         name_at: usize,
@@ -209,8 +209,6 @@ impl Header {
         let name = piece(bytes, name_at, name_bytes)?;
         let extra_at = name_at + name_bytes;
         let extra = piece_or_less(bytes, extra_at, extra_bytes);
-        let mut names = Vec::new();
-        add_name(&mut names, text(name));
         let mut parsed = Self {
             end: extra_at + extra_bytes + comment_bytes,
             version: u16_le(header, fields)?,
@@ -220,8 +218,7 @@ impl Header {
             packed: length(u32_le(header, fields + 14)?),
             unpacked: length(u32_le(header, fields + 18)?),
             local_at: 0,
-            names,
-            name_bytes,
+            names: [name, &[]],
         };
         let offset = u32_le(header, 42).filter(|_| header.len() == CENTRAL_BYTES);
         parsed.read_extra(extra, offset == Some(u32::MAX));
@@ -230,7 +227,7 @@ impl Header {
 
     /// Takes sizes and offset from the zip64 field (section 4.5.3) where the header leaves them to
     /// it, and the name from the Unicode path field (section 4.6.9).
-    fn read_extra(&mut self, mut extra: &[u8], has_offset64: bool) {
+    fn read_extra(&mut self, mut extra: &'z [u8], has_offset64: bool) {
         let unset = length(u32::MAX);
         while let (Some(id), Some(size)) = (u16_le(extra, 0), u16_le(extra, 2)) {
             let size = usize::from(size);
@@ -249,7 +246,7 @@ impl Header {
                         }
                     }
                 }
-                0x7075 => add_name(&mut self.names, text(field.get(5..).unwrap_or_default())),
+                0x7075 => self.names[1] = field.get(5..).unwrap_or_default(),
                 _ => {}
             }
             extra = extra.get(4 + size..).unwrap_or_default();
@@ -260,7 +257,7 @@ impl Header {
     fn is_plausible(&self) -> bool {
         self.version & 0xff <= 100
             && self.flags & FLAGS_UNUSED == 0
-            && (1..=NAME_BYTES_MAX).contains(&self.name_bytes)
+            && (1..=NAME_BYTES_MAX).contains(&self.names[0].len())
             && (is_read(self.method) || is_known(self.method))
     }
 
@@ -269,7 +266,8 @@ impl Header {
     }
 
     fn is_directory(&self) -> bool {
-        self.packed == 0 && self.names.iter().all(|name| name.ends_with(['/', '\\']))
+        self.packed == 0
+            && self.names.iter().all(|name| name.last().is_none_or(|last| b"/\\".contains(last)))
     }
 }
 
@@ -367,7 +365,7 @@ impl Zip<'_, '_> {
     /// Decodes the members of these central entries, each local header once with all entries that
     /// point to it.
     fn entries(&mut self, at: &[usize], bases: &[usize], is_odd: bool, is_listed: bool) {
-        let mut by_local: BTreeMap<usize, Vec<Header>> = BTreeMap::new();
+        let mut by_local: BTreeMap<usize, Vec<Header<'_>>> = BTreeMap::new();
         for entry in at.iter().filter_map(|at| Header::central(self.bytes, *at)) {
             if !is_listed && !entry.is_plausible() {
                 continue;
@@ -411,9 +409,9 @@ impl Zip<'_, '_> {
     }
 
     /// Decodes one member, in each way that its headers say.
-    fn member(&mut self, local: &Header, entries: &[Header], is_odd: bool) {
+    fn member(&mut self, local: &Header<'_>, entries: &[Header<'_>], is_odd: bool) {
         self.followed.insert(local.end);
-        let headers: Vec<&Header> = std::iter::once(local).chain(entries).collect();
+        let headers: Vec<&Header<'_>> = std::iter::once(local).chain(entries).collect();
         if headers.iter().all(|header| header.is_directory()) {
             return;
         }
@@ -423,7 +421,10 @@ impl Zip<'_, '_> {
             return;
         }
         let mut names = Vec::new();
-        headers.iter().flat_map(|header| &header.names).for_each(|name| add_name(&mut names, name));
+        headers
+            .iter()
+            .flat_map(|header| header.names)
+            .for_each(|name| add_name(&mut names, text(name)));
         let mut fresh = self.readings(local.end, &headers);
         fresh.retain(|reading| self.read.insert(*reading));
         let crcs: Vec<u32> = headers.iter().map(|header| header.crc).collect();
@@ -446,7 +447,7 @@ impl Zip<'_, '_> {
 
     /// The ways in which the headers say that the data are to be decoded. A size of nothing stands
     /// for one that the other header or the data descriptor has.
-    fn readings(&self, at: usize, headers: &[&Header]) -> Vec<Reading> {
+    fn readings(&self, at: usize, headers: &[&Header<'_>]) -> Vec<Reading> {
         let mut readings: Vec<Reading> = Vec::new();
         let mut add = |method, size| {
             let reading = Reading { at, method, size };
@@ -586,7 +587,7 @@ impl Zip<'_, '_> {
     }
 }
 
-fn headers_packed(headers: &[&Header]) -> usize {
+fn headers_packed(headers: &[&Header<'_>]) -> usize {
     headers.iter().map(|header| header.packed).max().unwrap_or(0)
 }
 

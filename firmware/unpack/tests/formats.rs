@@ -506,11 +506,16 @@ fn pdf_streams_are_joined_into_text() {
     // The example of ISO 32000 section 7.4.4.2.
     let lzw = b"\x80\x0b\x60\x50\x22\x0c\x0c\x85\x01";
     pdf.extend_from_slice(&pdf_stream(4, "/Filter/LZWDecode", lzw));
-    pdf.extend_from_slice(&pdf_stream(5, "/Subtype/Image/Filter/FlateDecode", &zlib(b"picture")));
+    let picture = "/Subtype/Image/Filter/FlateDecode";
+    pdf.extend_from_slice(&pdf_stream(5, picture, &zlib(&[0xff, 0, 0x80, 7].repeat(99))));
+    pdf.extend_from_slice(&pdf_stream(6, picture, &zlib(b"app.alert(2)")));
     let found = walk(&pdf);
     assert_eq!(found.troubles, []);
     assert_eq!(found.members.len(), 1);
-    assert_eq!(found.members[0].bytes, b"app.alert(1)\nHello World!\nabccc\n-----A---B\n");
+    assert_eq!(
+        found.members[0].bytes,
+        b"app.alert(1)\nHello World!\nabccc\n-----A---B\napp.alert(2)\n"
+    );
 }
 
 #[test]

@@ -87,6 +87,44 @@ const MARKS: [&[u8]; 20] = [
     b"%PDF-1.7\n1 0 obj\n<</Filter/FlateDecode>>stream\n",
 ];
 
+/// Marks over and over: what each costs must not grow with how many there are.
+#[test]
+fn many_marks_cost_no_more_than_their_bytes() {
+    const BYTES: usize = 1 << 20;
+    let local = b"PK\x03\x04\x14\0\0\0\x08\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0a".as_slice();
+    let stored = b"PK\x03\x04\x14\0\0\0\0\0\0\0\0\0\0\0\0\0\xff\xff\xff\x0f\0\0\0\0\x01\0\0\0a";
+    let central =
+        b"PK\x01\x02\x14\0\x14\0\0\0\x08\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\0";
+    let end = b"PK\x05\x06\0\0\0\0\x01\0\x01\0\x2e\0\0\0\x10\0\0\0\0\0";
+    let patterns: [&[u8]; 15] = [
+        local,
+        stored,
+        central,
+        end,
+        b"{\\rt\\objdata ",
+        b"\\datastore{",
+        b">>stream\n",
+        b"<</Filter/AHx>>stream\n",
+        b"1 0 obj<</Filter/FlateDecode>>stream\n\x78\x9c\0\0\0\xff\xff",
+        b"/EF<</F 1 0 R>>/F(name)",
+        b"Rar!\x1a\x07\0\0\0s\0\0\xff\xff",
+        b"7z\xbc\xaf\x27\x1c\0\x04",
+        b"MSCF\0\0\0\0",
+        b"\x02\x10\x80\x07\0\x05\0\0\0a\0\0\0\0",
+        b"\0Attribut\0e ",
+    ];
+    let heads: [&[u8]; 6] =
+        [b"", b"%PDF-", b"{\\rt", local, b"\x78\x9f\x3e\x22\0\0", b"MSCF\0\0\0\0"];
+    for head in heads {
+        for pattern in patterns {
+            let bytes = [head, &pattern.repeat(BYTES / pattern.len())].concat();
+            let mut budget = Budget::new(limits(), Arc::new(|| false));
+            walk_within(&bytes, &mut budget);
+            assert!(budget.members() <= limits().members_max);
+        }
+    }
+}
+
 /// A generator that needs no crate: what it yields is the same everywhere.
 struct Random(u64);
 
