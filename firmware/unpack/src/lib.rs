@@ -17,6 +17,7 @@
 mod budget;
 mod bytes;
 mod cab;
+mod compound;
 mod detect;
 mod inflate;
 mod iso;

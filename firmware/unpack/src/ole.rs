@@ -2,10 +2,10 @@
 //! macros in the newer ones. Every stream is a member; what streams of known kinds wrap is one too.
 
 use crate::bytes::{add_name, before_nul, length, piece_or_less, text, text_utf16, u16_le, u32_le};
-use crate::ovba;
 use crate::work::{End, Sized, Work};
+use crate::{compound, ovba};
 use std::collections::HashMap;
-use std::io::{Cursor, Read};
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 pub(crate) const MAGIC: &[u8] = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1";
@@ -20,48 +20,55 @@ const ATTACHMENT_NAMES: [&str; 3] = ["__substg1.0_3001", "__substg1.0_3704", "__
 /// Longest name in an Ole10Native stream, or value of a name in `.msg`, in bytes.
 const NAME_BYTES_MAX: usize = 4096;
 
-type File<'a> = cfb::CompoundFile<Cursor<&'a [u8]>>;
-
 pub(crate) fn unpack(bytes: &[u8], work: &mut Work<'_>) {
-    let Ok(mut file) = cfb::CompoundFile::open(Cursor::new(bytes)) else {
-        return work.damaged("its structure");
-    };
-    let streams: Vec<PathBuf> =
-        file.walk().filter(cfb::Entry::is_stream).map(|entry| entry.path().to_owned()).collect();
-    let names = attachment_names(&mut file, &streams);
-    for path in &streams {
-        if work.is_over() {
-            return;
-        }
-        stream(&mut file, path, &names, work);
+    if let Ok(mut file) = cfb::CompoundFile::open(Cursor::new(bytes)) {
+        let entries = file.walk().filter(cfb::Entry::is_stream);
+        let paths: Vec<PathBuf> = entries.map(|entry| entry.path().to_owned()).collect();
+        let texts: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        let mut read = |index: usize, work: &mut Work<'_>| {
+            let path = paths.get(index).map(PathBuf::as_path).unwrap_or(Path::new(""));
+            match file.open_stream(path) {
+                Ok(mut reader) => work.read(&mut Sized::new(&mut reader, bytes.len())),
+                Err(_) => (Vec::new(), End::Broken),
+            }
+        };
+        streams(&texts, &mut read, work);
+    } else if let Some(file) = compound::File::open(bytes) {
+        let mut read = |index: usize, work: &mut Work<'_>| {
+            let (content, is_whole) = file.read(index);
+            let (content, end) = work.read(&mut Sized::new(&mut &*content, bytes.len()));
+            (content, if is_whole || end == End::Limit { end } else { End::Broken })
+        };
+        streams(&file.paths(), &mut read, work);
+    } else {
+        work.damaged("its structure");
     }
 }
 
-fn stream(
-    file: &mut File<'_>,
-    path: &Path,
-    names: &HashMap<PathBuf, Vec<String>>,
-    work: &mut Work<'_>,
-) {
-    let own = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    if own == ENCRYPTED {
-        work.encrypted();
+/// Reads the stream of this number.
+type ReadStream<'a> = dyn FnMut(usize, &mut Work<'_>) -> (Vec<u8>, End) + 'a;
+
+fn streams(paths: &[String], read: &mut ReadStream<'_>, work: &mut Work<'_>) {
+    let names = attachment_names(paths, read, work);
+    for (index, path) in paths.iter().enumerate() {
+        let (parent, own) = path.rsplit_once('/').unwrap_or(("", path));
+        if own == ENCRYPTED {
+            work.encrypted();
+        }
+        if !work.begin() {
+            return;
+        }
+        let (content, end) = read(index, work);
+        if end == End::Broken {
+            work.damaged("a stream is cut off");
+        }
+        look_inside(own, &content, work);
+        let names = match names.get(parent) {
+            Some(names) if own == ATTACHMENT => names.clone(),
+            _ => vec![path.trim_start_matches('/').to_owned()],
+        };
+        work.hand_out(names, content, false);
     }
-    if !work.begin() {
-        return;
-    }
-    let Ok(mut reader) = file.open_stream(path) else { return work.damaged("a stream") };
-    let packed = work.packed();
-    let (content, end) = work.read(&mut Sized::new(&mut reader, packed));
-    if end == End::Broken {
-        work.damaged("a stream is cut off");
-    }
-    look_inside(&own, &content, work);
-    let names = match path.parent().and_then(|parent| names.get(parent)) {
-        Some(names) if own == ATTACHMENT => names.clone(),
-        _ => vec![path.to_string_lossy().trim_start_matches('/').to_owned()],
-    };
-    work.hand_out(names, content, false);
 }
 
 /// Hands out what a stream wraps, and says if a document in it is encrypted.
@@ -121,20 +128,21 @@ fn is_encrypted_workbook(content: &[u8]) -> bool {
 }
 
 /// The names of a message's attachments, by the storage that holds each.
-fn attachment_names(file: &mut File<'_>, streams: &[PathBuf]) -> HashMap<PathBuf, Vec<String>> {
-    let mut all: HashMap<PathBuf, Vec<String>> = HashMap::new();
-    for path in streams {
-        let own = path.file_name().map(|name| name.to_string_lossy().into_owned());
-        let own = own.unwrap_or_default();
-        let is_name = ATTACHMENT_NAMES.iter().any(|prefix| own.starts_with(prefix));
-        let Some(parent) = path.parent().filter(|_| is_name) else { continue };
-        let Ok(reader) = file.open_stream(path) else { continue };
-        let mut value = Vec::new();
-        let limit = u64::try_from(NAME_BYTES_MAX).unwrap_or(u64::MAX);
-        if reader.take(limit).read_to_end(&mut value).is_ok() {
-            let name = if own.ends_with("1F") { text_utf16(&value) } else { text(&value) };
-            add_name(all.entry(parent.to_owned()).or_default(), name);
+fn attachment_names<'p>(
+    paths: &'p [String],
+    read: &mut ReadStream<'_>,
+    work: &mut Work<'_>,
+) -> HashMap<&'p str, Vec<String>> {
+    let mut all: HashMap<&str, Vec<String>> = HashMap::new();
+    for (index, path) in paths.iter().enumerate() {
+        let (parent, own) = path.rsplit_once('/').unwrap_or(("", path));
+        if !ATTACHMENT_NAMES.iter().any(|prefix| own.starts_with(prefix)) || !work.begin() {
+            continue;
         }
+        let (value, _) = read(index, work);
+        let value = piece_or_less(&value, 0, NAME_BYTES_MAX);
+        let name = if own.ends_with("1F") { text_utf16(value) } else { text(value) };
+        add_name(all.entry(parent).or_default(), name);
     }
     all
 }

@@ -439,6 +439,27 @@ fn compound_files_hand_out_streams_and_what_they_wrap() {
     assert!(found.names().contains(&"Plain"));
 }
 
+/// What `cfb` refuses is read all the same, and comes out the same.
+#[test]
+fn compound_files_with_faults_are_read() {
+    let large = [7; 10_000].as_slice();
+    let sound = compound(&[("/Folder/Small", EICAR), ("/Folder/Large", large), ("/Top", TEXT)]);
+    let mut faulty = sound.clone();
+    // The number of table sectors, and the size of mini sectors, which is always the same.
+    faulty[44] = 0x77;
+    faulty[32] = 7;
+    assert!(cfb::CompoundFile::open(Cursor::new(&faulty)).is_err());
+    let found = walk(&faulty);
+    assert_eq!(found.troubles, []);
+    for (name, content) in [("Folder/Small", EICAR), ("Folder/Large", large), ("Top", TEXT)] {
+        let member = found.members.iter().find(|member| member.bytes == content).unwrap();
+        assert_eq!(member.names, [name]);
+    }
+    faulty.truncate(faulty.len() - 4096);
+    assert!(!walk(&faulty).troubles.is_empty());
+    assert!(!walk(&sound[..700]).troubles.is_empty());
+}
+
 #[test]
 fn attachments_of_messages_have_their_names() {
     let name: Vec<u8> = "report.exe\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
