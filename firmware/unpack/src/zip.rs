@@ -314,18 +314,18 @@ struct Zip<'z, 'w> {
 impl Zip<'_, '_> {
     fn unpack(&mut self, records: &Records) {
         let mut bases = BTreeSet::from([0]);
-        for (start, offset) in records.ends.iter().flat_map(|end| &end.directories) {
-            bases.extend(start.checked_sub(*offset));
-        }
-        if bases.len() > BASES_MAX {
-            self.work.damaged("too many end records");
-        }
-        let bases: Vec<usize> = bases.into_iter().take(BASES_MAX).collect();
         let mut walked = HashSet::new();
         for (index, end) in records.ends.iter().rev().enumerate() {
-            if !self.covered.contains(end.at) {
-                self.directories(end, &bases, &mut walked, index > 0);
+            // Those in a member, as in a program's archive of archives, are that member's.
+            if self.covered.contains(end.at) {
+                continue;
             }
+            bases.extend(end.directories.iter().filter_map(|(start, at)| start.checked_sub(*at)));
+            if bases.len() > BASES_MAX {
+                self.work.damaged("too many end records");
+                break;
+            }
+            self.directories(end, &bases, &mut walked, index > 0);
         }
         let stray: Vec<usize> = records
             .centrals
@@ -333,6 +333,7 @@ impl Zip<'_, '_> {
             .copied()
             .filter(|at| !walked.contains(at) && !self.covered.contains(*at))
             .collect();
+        let bases: Vec<usize> = bases.into_iter().collect();
         self.entries(&stray, &bases, true, false);
         self.locals(&records.locals);
     }
@@ -341,7 +342,7 @@ impl Zip<'_, '_> {
     fn directories(
         &mut self,
         end: &EndRecord,
-        bases: &[usize],
+        bases: &BTreeSet<usize>,
         walked: &mut HashSet<usize>,
         is_odd: bool,
     ) {
@@ -381,6 +382,9 @@ impl Zip<'_, '_> {
             }
         }
         for (at, entries) in by_local {
+            if self.work.is_over() {
+                return;
+            }
             match Header::local(self.bytes, at) {
                 Some(local) => self.member(&local, &entries, is_odd),
                 None => self.work.damaged("a local header is cut off"),
@@ -416,8 +420,8 @@ impl Zip<'_, '_> {
             return;
         }
         if headers.iter().all(|header| header.is_encrypted()) {
+            // What they claim to be encrypted is not passed over: it may be plain, and other members.
             self.work.encrypted();
-            self.covered.add(local.end, local.end.saturating_add(headers_packed(&headers)));
             return;
         }
         let mut names = Vec::new();
@@ -427,13 +431,14 @@ impl Zip<'_, '_> {
             .for_each(|name| add_name(&mut names, text(name)));
         let mut fresh = self.readings(local.end, &headers);
         fresh.retain(|reading| self.read.insert(*reading));
-        let crcs: Vec<u32> = headers.iter().map(|header| header.crc).collect();
         let is_doubtful = headers.iter().any(|header| header.is_encrypted());
+        let crcs: Vec<u32> = headers.iter().map(|header| header.crc).collect();
+        let crcs = if is_doubtful { crcs.as_slice() } else { &[] };
         let mut outcome = Outcome::default();
         for (index, reading) in fresh.iter().enumerate() {
             let is_odd = is_odd || index > 0;
             let packed = headers_packed(&headers);
-            self.reading(*reading, packed, &names, &crcs, is_odd, &mut outcome);
+            self.reading(*reading, packed, &names, crcs, is_odd, &mut outcome);
         }
         if fresh.is_empty() {
             return;
@@ -449,10 +454,11 @@ impl Zip<'_, '_> {
     /// for one that the other header or the data descriptor has.
     fn readings(&self, at: usize, headers: &[&Header<'_>]) -> Vec<Reading> {
         let mut readings: Vec<Reading> = Vec::new();
+        let (mut seen, mut methods) = (HashSet::new(), HashSet::new());
         let mut add = |method, size| {
-            let reading = Reading { at, method, size };
-            if !readings.contains(&reading) {
-                readings.push(reading);
+            methods.insert(method);
+            if seen.insert((method, size)) {
+                readings.push(Reading { at, method, size });
             }
         };
         for Header { method, flags, packed, unpacked, .. } in headers {
@@ -469,7 +475,7 @@ impl Zip<'_, '_> {
             }
         }
         for Header { method, .. } in headers {
-            if !readings.iter().any(|reading| reading.method == *method) {
+            if methods.insert(*method) {
                 let size = Some(self.size_by_signature(at)).filter(|_| *method == METHOD_STORED);
                 readings.push(Reading { at, method: *method, size });
             }
@@ -510,7 +516,7 @@ impl Zip<'_, '_> {
             return;
         }
         let (bytes, end, consumed) = self.decode(reading, packed);
-        outcome.is_crc_right |= crcs.contains(&crc32fast::hash(&bytes));
+        outcome.is_crc_right |= !crcs.is_empty() && crcs.contains(&crc32fast::hash(&bytes));
         match end {
             End::Whole => {
                 outcome.is_whole = true;
@@ -596,7 +602,7 @@ fn headers_packed(headers: &[&Header<'_>]) -> usize {
 struct Outcome {
     /// One was decoded to its end.
     is_whole: bool,
-    /// One has the checksum that a header claims.
+    /// One has a checksum that a header claims; looked at where headers differ on encryption.
     is_crc_right: bool,
     trouble: Option<&'static str>,
 }

@@ -357,6 +357,32 @@ fn a_zip_in_a_zip_is_left_to_who_looks_at_the_member() {
     assert_eq!(members[0].bytes, inner);
 }
 
+/// As programs of Java are packed: each library an archive of its own, stored.
+#[test]
+fn many_zips_in_a_zip_give_no_trouble() {
+    let library = |index: usize| {
+        let name = format!("{index}.class");
+        let inner = zip(&[Entry::new(&name, name.as_bytes(), DEFLATED)]);
+        Entry::new(&format!("{index}.jar"), &inner, STORED)
+    };
+    let found = walk(&zip(&(0..200).map(library).collect::<Vec<_>>()));
+    assert_eq!(found.troubles, []);
+    assert_eq!(found.members.len(), 400);
+    assert!(found.members.iter().all(|member| !member.is_odd));
+    // One behind the other, there are too many for any that is honest.
+    let many = (0..200).flat_map(|index| zip(&[library(index)])).collect::<Vec<_>>();
+    assert!(walk(&many).troubles.iter().any(|trouble| matches!(trouble, Trouble::Damaged { .. })));
+}
+
+#[test]
+fn what_is_called_encrypted_hides_nothing() {
+    let mut cover = Entry::new("secret.txt", &zip(&[eicar()]), STORED);
+    (cover.flags, cover.local_flags) = (1, 1);
+    let found = walk(&zip(&[cover]));
+    assert!(found.has(EICAR));
+    assert_eq!(found.troubles, [Trouble::Encrypted { format: Format::Zip }]);
+}
+
 /// As D. Fifield's zip bombs: many central entries that share one stretch of packed data.
 #[test]
 fn overlapping_members_end_at_the_budget() {
