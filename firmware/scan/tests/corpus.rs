@@ -10,12 +10,17 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use scan::engine::yara::YaraEngine;
 use scan::{Limits, Scanner, Unscannable, Verdict};
+
+use self::common::corpus;
+
+#[allow(dead_code, reason = "shared by several test crates")]
+mod common;
 
 /// The test file in a zip as these mails carry it: its local header, its name and its deflated bytes.
 const ZIP_RULE: &str = r#"
@@ -34,10 +39,7 @@ rule eicar_test_zip {
 const AUTHORED_MISSES: &[(&str, &str)] = &[];
 
 /// Of mime-is-broken.
-const BROKEN_MISSES: &[(&str, &str)] = &[(
-    "v0_multipart-basic-singlepart-binhex40_711ab2.eml",
-    "BinHex 4.0 is not decoded: no mail program of today does",
-)];
+const BROKEN_MISSES: &[(&str, &str)] = &[];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expected {
@@ -101,32 +103,15 @@ async fn every_mail_gets_a_verdict() {
     let Some(corpus) = corpus() else { return };
     let scanner = scanner();
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    let mut folders = vec![corpus];
-    let mut readable = 0;
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|end| {
-                ["eml", "msg", "txt", "mbox", "raw"].iter().any(|kind| end == *kind)
-            }) {
-                let verdict = verdict(&scanner, &std::fs::read(&path).unwrap()).await;
-                let kind = match verdict {
-                    Verdict::Unscannable(Unscannable::Ambiguous) => {
-                        println!("ambiguous: {}", path.display());
-                        "ambiguous".to_owned()
-                    }
-                    Verdict::Unscannable(why) => format!("{why:?}"),
-                    Verdict::Infected(_) => "infected".to_owned(),
-                    Verdict::Clean => "clean".to_owned(),
-                };
-                *counts.entry(kind).or_default() += 1;
-                readable += 1;
-            }
-        }
+    for path in common::mails(&corpus) {
+        let kind = match verdict(&scanner, &std::fs::read(&path).unwrap()).await {
+            Verdict::Unscannable(why) => format!("{why:?}"),
+            Verdict::Infected(_) => "infected".to_owned(),
+            Verdict::Clean => "clean".to_owned(),
+        };
+        *counts.entry(kind).or_default() += 1;
     }
-    println!("{readable} mails: {counts:?}");
+    println!("{counts:?}");
     assert!(!counts.keys().any(|kind| kind.contains("EngineFailed") || kind.contains("OverTime")));
     assert_eq!(scanner.bytes_in_flight(), 0);
 }
@@ -159,14 +144,4 @@ async fn verdict(scanner: &Scanner, mail: &[u8]) -> Verdict {
         scan.feed(Bytes::copy_from_slice(chunk));
     }
     scan.finish().await.verdict
-}
-
-fn corpus() -> Option<PathBuf> {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/corpus");
-    let folder = std::env::var_os("AVR_CORPUS").map_or_else(|| beside.into(), PathBuf::from);
-    if Path::new(&folder).is_dir() {
-        return Some(folder);
-    }
-    println!("SKIPPED: no corpus at {}", folder.display());
-    None
 }

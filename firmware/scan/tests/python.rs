@@ -12,6 +12,11 @@ use std::process::{Command, Stdio};
 #[allow(dead_code, reason = "shared by several test crates")]
 mod common;
 
+use self::common::tricks::{Coding, sample};
+
+/// How many mails of each encoding are put together.
+const SAMPLES: usize = 1500;
+
 const SCRIPT: &str = include_str!("common/extract.py");
 
 /// A leaf that Python found.
@@ -80,10 +85,10 @@ fn missing(mails: &[(String, Vec<u8>)]) -> Option<Vec<String>> {
         let in_clear = contains(mail, wanted)
             || leaf.kind.contains("base64") && contains(&without_ends(mail), wanted);
         if !in_clear && !walked.1.parts.iter().any(|part| contains(&part.1, wanted)) {
-            missing.push(format!(
-                "{label}: {:?}",
-                String::from_utf8_lossy(&wanted[..wanted.len().min(60)])
-            ));
+            let nearest = walked.1.parts.iter().map(|part| common_start(&part.1, wanted)).max();
+            let differs = wanted.get(nearest.unwrap_or(0)..).unwrap_or_default();
+            let shown = String::from_utf8_lossy(&differs[..differs.len().min(80)]);
+            missing.push(format!("{label}: {} bytes, from {nearest:?} on {shown:?}", wanted.len()));
         }
         let name: String = leaf.name.chars().filter(|c| !c.is_control()).collect();
         let names = || walked.1.parts.iter().flat_map(|part| &part.0.file_names);
@@ -103,6 +108,13 @@ fn trim_ends(mut bytes: &[u8]) -> &[u8] {
         bytes = rest;
     }
     bytes
+}
+
+/// How much of `wanted` a part has from some place on.
+fn common_start(bytes: &[u8], wanted: &[u8]) -> usize {
+    let starts = 0..bytes.len();
+    let length = |at: usize| bytes[at..].iter().zip(wanted).take_while(|(a, b)| a == b).count();
+    starts.map(length).max().unwrap_or(0)
 }
 
 fn without_ends(bytes: &[u8]) -> Vec<u8> {
@@ -125,6 +137,22 @@ fn the_corpus() {
         .collect();
     let Some(missing) = missing(&mails) else { return };
     for line in &missing {
+        println!("{line}");
+    }
+    assert!(missing.is_empty(), "{} extracted by Python alone", missing.len());
+}
+
+#[test]
+fn mails_put_together() {
+    let seed = 1;
+    let codings = [Coding::Base64, Coding::QuotedPrintable];
+    let mails: Vec<(String, Vec<u8>)> = codings
+        .into_iter()
+        .flat_map(|coding| sample(coding, seed).take(SAMPLES))
+        .map(|mail| (format!("{:?}", mail.names), mail.bytes))
+        .collect();
+    let Some(missing) = missing(&mails) else { return };
+    for line in missing.iter().take(40) {
         println!("{line}");
     }
     assert!(missing.is_empty(), "{} extracted by Python alone", missing.len());

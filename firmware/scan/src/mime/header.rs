@@ -48,6 +48,8 @@ pub(crate) struct Block {
     overfull: bool,
     /// A line that some may read otherwise.
     irregular: bool,
+    /// A line of blanks alone, behind which some see the body.
+    blank_line: bool,
     begins_as_mail: bool,
 }
 
@@ -58,8 +60,11 @@ impl Block {
             return LineKind::Blank;
         }
         let folded = matches!(line.first(), Some(b' ' | b'\t'));
-        if folded && (self.current.is_some() || trim(line).is_empty()) {
-            self.irregular |= trim(line).is_empty() || self.current.is_none();
+        if folded {
+            let blank = trim(line).is_empty();
+            self.blank_line |= blank;
+            // Above the first field it belongs to none, and those that follow are read nevertheless.
+            self.irregular |= blank || self.current.is_none();
             self.count(line.len());
             self.append(line);
             return LineKind::Field;
@@ -92,6 +97,11 @@ impl Block {
     /// Whether a message that begins with this header is seen to be one by all.
     pub(crate) fn begins_as_mail(&self) -> bool {
         self.begins_as_mail
+    }
+
+    /// Whether a line of it is the end of the header to some.
+    pub(crate) fn has_blank_line(&self) -> bool {
+        self.blank_line
     }
 
     /// Whether a limit of the header was reached.

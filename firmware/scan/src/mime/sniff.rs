@@ -7,6 +7,7 @@ use super::Output;
 use super::header::{Block, LineKind, is_content_line};
 use super::leaf::{Ending, Leaf};
 use super::lines::Piece;
+use super::params::trim;
 
 /// Looks at the lines of one text.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ impl Sniffer {
         match &mut self.state {
             State::Idle => {}
             State::Header(block) if !piece.first => block.more(piece.text),
+            // The walk takes a line of blanks for a part of the header.
+            State::Header(_) if trim(piece.text).is_empty() => self.open(out),
             State::Header(block) => match block.line(piece.text) {
                 LineKind::Field => {}
                 LineKind::Blank => self.open(out),

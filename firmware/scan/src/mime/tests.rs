@@ -220,6 +220,22 @@ fn what_looks_like_a_part_is_decoded_wherever_it_stands() {
 }
 
 #[test]
+fn a_line_of_blanks_in_a_header_may_be_its_end() {
+    let mail = "Content-Transfer-Encoding: quoted-printable\n \t\nh=65llo: you=\n there\n\nx\n";
+    assert_eq!(walk(mail).bodies(), ["x\r\n"]);
+    assert!(oddities(mail).structure);
+    let flat = Reading { flat: true, ..Reading::default() };
+    let (walked, _) = walk_chunks(flat, [mail.as_bytes()], &Limits::default());
+    assert!(walked.has("hello: you there\n\nx"));
+}
+
+#[test]
+fn a_folded_line_above_the_first_field_is_no_end() {
+    let mail = " x\nContent-Transfer-Encoding: base64\n\naGVsbG8=\n";
+    assert_eq!(walk(mail).bodies(), ["hello"]);
+}
+
+#[test]
 fn a_flat_reading_ignores_the_structure() {
     let mail = multipart(&["Content-Transfer-Encoding: base64\n\naGVsbG8="]).replace('\n', "\r\n");
     let flat = Reading { flat: true, ..Reading::default() };

@@ -1,5 +1,7 @@
 //! The corpus, and the walk in all its readings.
 
+pub(crate) mod tricks;
+
 use std::path::{Path, PathBuf};
 
 use scan::mime::{Event, PartHead, Reading, Walker, further_readings};
