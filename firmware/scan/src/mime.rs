@@ -330,7 +330,7 @@ impl Output {
         if block.is_overfull() {
             self.finding(Unscannable::Ambiguous);
         }
-        self.oddities.structure |= block.has_blank_line();
+        self.oddities.structure |= block.is_doubtful();
         self.content_bytes = self.content_bytes.saturating_add(block.content_bytes());
         if self.content_bytes > CONTENT_TOTAL_BYTES_MAX {
             self.stop(Unscannable::Ambiguous);

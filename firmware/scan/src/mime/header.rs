@@ -48,8 +48,8 @@ pub(crate) struct Block {
     overfull: bool,
     /// A line that some may read otherwise.
     irregular: bool,
-    /// A line of blanks alone, behind which some see the body.
-    blank_line: bool,
+    /// A line that is the end of the header to some.
+    doubtful: bool,
     begins_as_mail: bool,
 }
 
@@ -59,21 +59,23 @@ impl Block {
         if line.is_empty() {
             return LineKind::Blank;
         }
-        let folded = matches!(line.first(), Some(b' ' | b'\t'));
-        if folded {
-            let blank = trim(line).is_empty();
-            self.blank_line |= blank;
+        let from = line.starts_with(b"From ") || line.starts_with(b">From ");
+        if from && self.lines == 0 {
+            // The line that mailboxes put before a message.
+            self.irregular = true;
+            return LineKind::Field;
+        }
+        self.doubtful |= doubt(line).is_some();
+        if is_folded(line) {
             // Above the first field it belongs to none, and those that follow are read nevertheless.
-            self.irregular |= blank || self.current.is_none();
+            self.irregular |= trim(line).is_empty() || self.current.is_none();
             self.count(line.len());
             self.append(line);
             return LineKind::Field;
         }
         let Some(colon) = line.iter().position(|&c| c == b':') else {
-            // The line that mailboxes put before a message.
             self.irregular = true;
-            let from = line.starts_with(b"From ") || line.starts_with(b">From ");
-            return if from && self.lines == 0 { LineKind::Field } else { LineKind::Junk };
+            return LineKind::Junk;
         };
         let (name, value) = line.split_at(colon);
         self.begins_as_mail |= self.lines == 0 && begins_as_mail(line);
@@ -100,8 +102,8 @@ impl Block {
     }
 
     /// Whether a line of it is the end of the header to some.
-    pub(crate) fn has_blank_line(&self) -> bool {
-        self.blank_line
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.doubtful && self.lines > 0
     }
 
     /// Whether a limit of the header was reached.
@@ -153,6 +155,38 @@ impl Block {
         self.bytes += bytes;
         self.overfull |= self.bytes > HEADER_BYTES_MAX;
     }
+}
+
+/// Why some readers see the end of a header in a line that is not empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// Nothing but blanks.
+    Blanks,
+    /// Nothing but control characters.
+    Controls,
+    /// Blanks or bytes in the name of the field that no name has.
+    Name,
+    /// No field at all.
+    NoColon,
+}
+
+/// Whether some readers see the end of a header in this line.
+pub(crate) fn doubt(line: &[u8]) -> Option<Doubt> {
+    let folded = is_folded(line);
+    if trim(line).is_empty() {
+        return Some(if folded { Doubt::Blanks } else { Doubt::Controls });
+    }
+    if folded {
+        return None;
+    }
+    let Some(colon) = line.iter().position(|&c| c == b':') else { return Some(Doubt::NoColon) };
+    let name = line.get(..colon).unwrap_or_default();
+    let odd = name.is_empty() || !name.iter().all(u8::is_ascii_graphic);
+    odd.then_some(Doubt::Name)
+}
+
+fn is_folded(line: &[u8]) -> bool {
+    matches!(line.first(), Some(b' ' | b'\t'))
 }
 
 /// Whether a line of text looks like a field of a MIME header.

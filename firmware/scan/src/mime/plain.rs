@@ -166,7 +166,7 @@ mod tests {
             "application/pdf; name=\"a;b\"",
             "application/pdf; name=\u{3042}",
         ] {
-            assert!(!parameter_names(value.as_bytes()).is_some(), "{value}");
+            assert!(parameter_names(value.as_bytes()).is_none(), "{value}");
         }
     }
 

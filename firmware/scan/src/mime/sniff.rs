@@ -4,82 +4,87 @@
 //! Only encoded bodies matter: what stands in clear is in the raw message, which is scanned too.
 
 use super::Output;
-use super::header::{Block, LineKind, is_content_line};
+use super::header::{Block, Doubt, doubt, is_content_line};
 use super::leaf::{Ending, Leaf};
 use super::lines::Piece;
-use super::params::trim;
 
 /// Looks at the lines of one text.
 #[derive(Debug)]
 pub(crate) struct Sniffer {
-    state: State,
+    header: Option<Header>,
+    /// The body, once for each line that may be the end of its header.
+    bodies: Vec<Leaf>,
     depth: usize,
 }
 
-#[derive(Debug)]
-enum State {
-    Idle,
-    Header(Block),
-    Body(Leaf),
+/// A header that may have ended already.
+#[derive(Debug, Default)]
+struct Header {
+    block: Block,
+    /// A reader takes all doubts of a kind alike, so that the first one of each is enough.
+    doubts: Vec<Doubt>,
 }
 
 impl Sniffer {
     pub(crate) fn new(depth: usize) -> Self {
-        Self { state: State::Idle, depth }
+        Self { header: None, bodies: Vec::new(), depth }
     }
 
     pub(crate) fn piece(&mut self, piece: Piece<'_>, out: &mut Output) {
         if piece.first {
-            let starts = is_content_line(piece.text);
-            if !matches!(self.state, State::Header(_)) && (starts || is_delimiter(piece.text)) {
+            let starts = self.header.is_none() && is_content_line(piece.text);
+            if starts || is_delimiter(piece.text) {
                 self.end(out);
-                if starts {
-                    self.state = State::Header(Block::default());
-                }
+            }
+            if starts {
+                self.header = Some(Header::default());
             }
         }
-        match &mut self.state {
-            State::Idle => {}
-            State::Header(block) if !piece.first => block.more(piece.text),
-            // The walk takes a line of blanks for a part of the header.
-            State::Header(_) if trim(piece.text).is_empty() => self.open(out),
-            State::Header(block) => match block.line(piece.text) {
-                LineKind::Field => {}
-                LineKind::Blank => self.open(out),
-                LineKind::Junk => {
-                    self.open(out);
-                    self.body(piece, out);
-                }
-            },
-            State::Body(leaf) => leaf.piece(piece, out),
+        // Bodies that are open already; those that this line opens begin behind it, or with it.
+        for body in &mut self.bodies {
+            body.piece(piece, out);
         }
+        let Some(mut header) = self.header.take() else { return };
+        if !piece.first {
+            header.block.more(piece.text);
+        } else if piece.text.is_empty() {
+            self.open(&header.block, None, out);
+            return;
+        } else if let Some(doubt) = doubt(piece.text).filter(|_| !header.block.is_empty()) {
+            if !header.doubts.contains(&doubt) {
+                header.doubts.push(doubt);
+                let begins = matches!(doubt, Doubt::Name | Doubt::NoColon);
+                self.open(&header.block, begins.then_some(piece), out);
+            }
+            header.block.line(piece.text);
+        } else {
+            header.block.line(piece.text);
+        }
+        self.header = Some(header);
     }
 
     pub(crate) fn finish(mut self, out: &mut Output) {
         self.end(out);
     }
 
-    fn open(&mut self, out: &mut Output) {
-        let State::Header(block) = std::mem::replace(&mut self.state, State::Idle) else { return };
-        out.count_header(&block);
+    /// A body starts, perhaps with this line.
+    fn open(&mut self, block: &Block, first: Option<Piece<'_>>, out: &mut Output) {
+        out.count_header(block);
         if out.stopped {
             return;
         }
-        let entity = block.entity(false);
-        if let Some(leaf) = Leaf::open_encoded(&entity, self.depth, out) {
-            self.state = State::Body(leaf);
-        }
-    }
-
-    fn body(&mut self, piece: Piece<'_>, out: &mut Output) {
-        if let State::Body(leaf) = &mut self.state {
-            leaf.piece(piece, out);
+        if let Some(mut body) = Leaf::open_encoded(&block.entity(false), self.depth, out) {
+            if let Some(piece) = first {
+                body.piece(piece, out);
+            }
+            self.bodies.push(body);
         }
     }
 
     fn end(&mut self, out: &mut Output) {
-        if let State::Body(leaf) = std::mem::replace(&mut self.state, State::Idle) {
-            leaf.finish(Ending::nowhere(true), out);
+        self.header = None;
+        for body in self.bodies.drain(..) {
+            body.finish(Ending::nowhere(true), out);
         }
     }
 }

@@ -220,13 +220,26 @@ fn what_looks_like_a_part_is_decoded_wherever_it_stands() {
 }
 
 #[test]
-fn a_line_of_blanks_in_a_header_may_be_its_end() {
-    let mail = "Content-Transfer-Encoding: quoted-printable\n \t\nh=65llo: you=\n there\n\nx\n";
-    assert_eq!(walk(mail).bodies(), ["x\r\n"]);
-    assert!(oddities(mail).structure);
+fn lines_that_may_end_a_header_are_read_both_ways() {
     let flat = Reading { flat: true, ..Reading::default() };
-    let (walked, _) = walk_chunks(flat, [mail.as_bytes()], &Limits::default());
-    assert!(walked.has("hello: you there\n\nx"));
+    for line in [" \t", "\u{b}", "\0", "foobar", "foo bar:", ":", "ABC=", "\u{e4}: x", "foo bar"] {
+        let head = format!("Content-Transfer-Encoding: base64\n{line}\n");
+        let begun = base64::base64((line.to_owned() + "aGVsbG8=").as_bytes());
+        for (mail, wanted) in [
+            // Skipped, or a part of the header.
+            (format!("{head}X: y\n\naGVsbG8=\n"), b"hello".as_slice()),
+            (format!("{head}\naGVsbG8=\n"), b"hello"),
+            // The body, or the end of the header.
+            (format!("{head}aGVsbG8=\n\n#\n"), &begun),
+            (format!("{head}aGVs:bG8=\n\n#\n"), &begun),
+        ] {
+            assert!(oddities(&mail).structure, "{mail}");
+            let [usual, flat] = [Reading::default(), flat]
+                .map(|reading| walk_chunks(reading, [mail.as_bytes()], &Limits::default()).0);
+            let parts = [usual.parts, flat.parts].concat();
+            assert!(parts.iter().any(|part| part.1 == wanted), "{mail}: {parts:?}");
+        }
+    }
 }
 
 #[test]

@@ -139,6 +139,8 @@ impl Walk {
                     self.message_starts(piece.next_at());
                 }
                 LineKind::Junk => {
+                    // Some skip the line, and read on in the header.
+                    out.oddities.structure |= !block.is_empty();
                     self.end_header(out);
                     self.message_starts(piece.at);
                     self.body(piece, out);
