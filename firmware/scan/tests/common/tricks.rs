@@ -100,6 +100,20 @@ const ENCODINGS: &[Way] = &[
     odd("bytes in the name", "Content-\x00Transfer-Encoding: base64"),
 ];
 
+/// What stands between the header of the attachment and its body.
+const BREAKS: &[Way] = &[
+    valid("empty line", "\n\n"),
+    odd("blanks", "\n \t\n"),
+    odd("blanks, then an empty line", "\n \n\n"),
+    odd("a control character", "\n\x0b\n"),
+    odd("two control characters", "\n\x0b\n\x0c\n"),
+    odd("letters, then an empty line", "\nABC\n\n"),
+    odd("an odd field, then an empty line", "\nfoo bar:\n\n"),
+    odd("an odd line and a field", "\nA\nX: y\n\n"),
+    odd("blanks, letters, an empty line", "\n \nAB\n\n"),
+    odd("a NUL", "\n\0\n"),
+];
+
 /// How the base64 text is laid out; the text says how.
 const LAYOUTS: &[Way] = &[
     valid("76 letters", "76"),
@@ -210,12 +224,12 @@ impl Coding {
             Self::Base64 => LAYOUTS,
             Self::QuotedPrintable => QUOTED_LAYOUTS,
         };
-        [TYPES, ENCODINGS, layouts, LINE_ENDS, DELIMITERS, ENDS, PLACES, STARTS]
+        [TYPES, ENCODINGS, layouts, LINE_ENDS, DELIMITERS, ENDS, PLACES, STARTS, BREAKS]
     }
 }
 
 /// How many elements a mail has.
-pub(crate) const ELEMENTS: usize = 8;
+pub(crate) const ELEMENTS: usize = 9;
 
 /// A mail, and what it hides.
 #[derive(Debug)]
@@ -232,8 +246,9 @@ impl Mail {
         let elements = coding.elements();
         let ways: Vec<&Way> =
             choice.iter().zip(elements).map(|(&at, element)| &element[at]).collect();
-        let [kind, encoding, layout, ends, delimiter, end, place, start] = ways.as_slice() else {
-            unreachable!("eight elements")
+        let [kind, encoding, layout, ends, delimiter, end, place, start, between] = ways.as_slice()
+        else {
+            unreachable!("nine elements")
         };
         // Bytes of every kind, none of them a sign of anything.
         let payload: Vec<u8> = (0..=255_u8).map(|byte| byte.wrapping_mul(73) ^ 0x55).collect();
@@ -243,7 +258,8 @@ impl Mail {
                 (quoted_printable(encoding.text), lay_out_quoted(&payload, layout.text))
             }
         };
-        let attachment = format!("Content-Type: application/octet-stream\n{encoding}\n\n{body}");
+        let attachment =
+            format!("Content-Type: application/octet-stream\n{encoding}{}{body}", between.text);
         let mark = match delimiter.text {
             "before" => " \t--BND".to_owned(),
             "longer" => "--BND".to_owned(),
