@@ -67,7 +67,7 @@ impl BlockRules {
                     && extension == entry.to_lowercase()
                     && entry.len() <= EXTENSION_BYTES_MAX
                     && !extension.ends_with(['.', ' '])
-                    && !extension.contains(|c| matches!(c, '/' | '\\' | ':'));
+                    && !extension.contains(['/', '\\', ':']);
                 if !is_one {
                     return Err(BlockRuleError::Extension(shown()));
                 }
@@ -170,6 +170,8 @@ fn is_unseen(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn rules(entries: &[&str]) -> Result<BlockRules, BlockRuleError> {
@@ -255,6 +257,18 @@ mod tests {
         let many = vec![".a".to_owned(); RULES_MAX + 1];
         assert_eq!(BlockRules::parse(&many), Err(BlockRuleError::TooMany));
         assert!(BlockRules::parse(&many[1..]).is_ok());
+    }
+
+    proptest! {
+        /// What nobody sees, and what systems drop, hides no extension.
+        #[test]
+        fn no_name_hides_its_extension(
+            before in ".{0,20}", after in "[. \t\u{200b}\u{202e}\u{3000}]{0,5}", hidden in "[\u{ad}\u{feff}\u{7f}]{0,3}",
+        ) {
+            let name = format!("{before}.e{hidden}xe{after}");
+            let reason = check(&rules(&[".exe"]).unwrap(), &name);
+            prop_assert_eq!(reason.as_deref(), Some("Blocked.Extension.exe"));
+        }
     }
 
     #[test]

@@ -271,6 +271,8 @@ fn contains_word(bytes: &[u8], wanted: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn words(bytes: &[u8]) -> Vec<&'static str> {
@@ -355,6 +357,25 @@ mod tests {
             b"\x89PNG\r\n\x1a\n",
         ] {
             assert_eq!(words(bytes), [""; 0], "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn an_html_application_says_so_early() {
+        let late = |bytes| [vec![b' '; bytes].as_slice(), b"<hta:application"].concat();
+        assert_eq!(words(&late(HTML_BYTES_MAX - b"<hta:application".len())), ["html-app"]);
+        assert_eq!(words(&late(HTML_BYTES_MAX)), [""; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_bytes_there_is_an_answer(
+            magic in 0..MAGICS.len() + 4, rest in proptest::collection::vec(any::<u8>(), 0..700),
+        ) {
+            let others = [OLE_MAGIC, b"MZ", b"PK", b"\xca\xfe\xba\xbe"];
+            let magic = MAGICS.get(magic).map_or_else(|| others[magic - MAGICS.len()], |(magic, _)| magic);
+            let set = kinds(&[magic, &rest].concat());
+            prop_assert_eq!(set.words().count() > 0, !set.is_empty());
         }
     }
 

@@ -417,6 +417,16 @@ async fn connections_are_bounded() {
 }
 
 #[tokio::test]
+async fn a_number_of_connections_that_is_none_is_the_nearest_that_is_one() {
+    let (address, _) = fake(Act::Reply("stream: OK")).await;
+    for connections_max in [0, usize::MAX] {
+        let settings = ClamdSettings { connections_max, ..ClamdSettings::default() };
+        let engine = ClamdEngine::new(&[&address], settings).unwrap();
+        assert_eq!(scan(&engine, b"x".to_vec()).await, EngineOutcome::Clean);
+    }
+}
+
+#[tokio::test]
 async fn the_server_with_least_outstanding_is_asked() {
     let (busy, _) = fake(Act::Stall).await;
     let (free, connections) = fake(Act::Reply("stream: OK")).await;

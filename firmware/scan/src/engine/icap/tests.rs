@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use proptest::prelude::*;
 use spool::Spooler;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 use tokio::net::TcpListener;
@@ -12,6 +13,8 @@ const OPTIONS: &str = "ICAP/1.0 200 OK\r\nMethods: RESPMOD, REQMOD\r\nAllow: 204
     Options-TTL: 600\r\nISTag: \"one\"\r\nEncapsulated: null-body=0\r\n\r\n";
 const NO_PREVIEW: &str =
     "ICAP/1.0 200 OK\r\nMethods: RESPMOD\r\nAllow: 204\r\nISTag: \"one\"\r\n\r\n";
+const LONG_PREVIEW: &str =
+    "ICAP/1.0 200 OK\r\nMethods: RESPMOD\r\nPreview: 99999999\r\nISTag: \"one\"\r\n\r\n";
 const CLEAN: &str = "ICAP/1.0 204 No Content\r\nISTag: \"one\"\r\n\r\n";
 const GO_ON: &str = "ICAP/1.0 100 Continue\r\n\r\n";
 const PREVIEW_BYTES: usize = 1024;
@@ -108,6 +111,7 @@ async fn serve(stream: TcpStream, options: &'static str, act: Act, seen: Arc<See
             return None;
         }
         let (mut body, is_all) = chunks(&mut reader).await?;
+        assert!(!head.contains("Preview:") || body.len() <= PREVIEW_BYTES_MAX);
         let is_all = is_all || !head.contains("Preview:");
         let go_on = async |writer: &mut OwnedWriteHalf| {
             if is_all { Some(()) } else { writer.write_all(GO_ON.as_bytes()).await.ok() }
@@ -228,12 +232,12 @@ fn names_are_one_segment_of_a_url() {
 #[tokio::test]
 async fn all_of_it_arrives_with_preview_and_without() {
     let spooler = Spooler::default();
-    for options in [OPTIONS, NO_PREVIEW] {
+    for options in [OPTIONS, NO_PREVIEW, LONG_PREVIEW] {
         let (address, seen) = fake(options, Act::GoOn(CLEAN.to_owned())).await;
         let engine = IcapEngine::new(&[address], settings()).unwrap();
         let sizes = [0, 1, PREVIEW_BYTES, PREVIEW_BYTES + 1, 65_536, 65_537, 1_000_000];
         for size in sizes {
-            let bytes: Vec<u8> = (0..size).map(|at| (at * 31 % 251) as u8).collect();
+            let bytes: Vec<u8> = (0..size).map(|at| u8::try_from(at * 31 % 251).unwrap()).collect();
             let mut spool = spooler.open();
             spool.write(&bytes).unwrap();
             let content = spool.finish();
@@ -355,12 +359,18 @@ async fn faults_are_failures_never_clean() {
 async fn a_service_that_cannot_help_is_not_asked() {
     let long = "OPTIONS-".repeat(HEAD_BYTES_MAX);
     let long: &'static str = Box::leak(format!("ICAP/1.0 200 OK\r\nX: {long}\r\n\r\n").into());
+    let body = format!(
+        "ICAP/1.0 200 OK\r\nMethods: RESPMOD\r\nEncapsulated: opt-body=0\r\n\r\n{:x}\r\n",
+        message::SKIPPED_BYTES_MAX + 1
+    );
+    let body: &'static str = Box::leak(body.into());
     for options in [
         "ICAP/1.0 404 Service not found\r\n\r\n",
         "ICAP/1.0 200 OK\r\nMethods: REQMOD\r\n\r\n",
         "ICAP/1.0 200 OK\r\n\r\n",
         "HTTP/1.1 200 OK\r\nMethods: RESPMOD\r\n\r\n",
         long,
+        body,
     ] {
         let (address, seen) = fake(options, Act::GoOn(CLEAN.to_owned())).await;
         let engine = IcapEngine::new(&[address], settings()).unwrap();
@@ -414,4 +424,52 @@ async fn another_tag_makes_another_generation() {
     assert_ne!(after, before);
     assert_eq!(scan(&engine, b"x").await, EngineOutcome::Clean);
     assert_eq!(engine.generation(), after);
+}
+
+/// What a server says, whole, as [`Session`] reads it.
+async fn read(answer: &[u8], content: &[u8], capacity: usize) -> Result<EngineOutcome, String> {
+    let mut reader = BufReader::with_capacity(capacity, answer);
+    let content = Bytes::copy_from_slice(content).into();
+    let said = async {
+        let head = read_head(&mut reader, "ICAP/").await?;
+        Said::read(&mut reader, head, &content).await
+    };
+    said.await.map(|said| said.outcome).map_err(|error| error.to_string())
+}
+
+/// Parts of answers, and what does not belong there.
+fn piece() -> impl Strategy<Value = Vec<u8>> {
+    let known = [
+        "ICAP/1.0 200 OK\r\n",
+        "ICAP/1.0 204 No\r\n",
+        "HTTP/1.1 200 OK\r\n",
+        "\r\n",
+        "\n",
+        " x\r\n",
+        "Encapsulated: res-hdr=0, res-body=19\r\n",
+        "Encapsulated: res-hdr=0, null-body=19\r\n",
+        "X-Infection-Found: Type=2; Threat=a\r\n",
+        "X-Violations-Found: 1\r\n\t-\r\n",
+        "0\r\n\r\n",
+        "5\r\nhello\r\n",
+        "5;x=y\r\nhello",
+        "ffffffffffffffff\r\n",
+    ];
+    prop_oneof![
+        6 => proptest::sample::select(known.to_vec()).prop_map(|text| text.as_bytes().to_vec()),
+        1 => proptest::collection::vec(any::<u8>(), 0..20),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn an_answer_means_the_same_however_it_is_cut(
+        pieces in proptest::collection::vec(piece(), 0..12), capacity in 1..40_usize,
+    ) {
+        let answer = pieces.concat();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let whole = runtime.block_on(read(&answer, b"hello", 65_536));
+        let cut = runtime.block_on(read(&answer, b"hello", capacity));
+        prop_assert_eq!(whole, cut);
+    }
 }
