@@ -173,12 +173,7 @@ impl<P: Protocol> Pool<P> {
                 Ok(outcome) => return outcome,
                 Err(error) => error,
             };
-            tracing::debug!(server = %server.protocol, %error, "no answer");
-            // Who answered others meanwhile is alive: it is this object that takes long.
-            let is_alive = server.answers.load(Ordering::Relaxed) != answers;
-            if error.is_of_the_server() && !is_alive {
-                server.mark_down();
-            }
+            server.note_failure(&error, answers);
             if !failures.is_empty() {
                 failures.push_str("; ");
             }
@@ -226,6 +221,12 @@ impl<P: Protocol> Pool<P> {
     #[cfg(test)]
     pub(crate) fn outstanding(&self) -> Vec<usize> {
         self.servers.iter().map(|server| server.outstanding.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Whether this server is left out.
+    #[cfg(test)]
+    pub(crate) fn is_down(&self, server: usize) -> bool {
+        self.servers[server].is_down.load(Ordering::Relaxed)
     }
 
     /// As if this server had told its version.
@@ -366,6 +367,16 @@ impl<P: Protocol> Server<P> {
         }
     }
 
+    /// It gave no answer; `answers` is how many it had given when it was asked.
+    fn note_failure(self: &Arc<Self>, error: &AskError, answers: usize) {
+        tracing::debug!(server = %self.protocol, %error, "no answer");
+        // Who answered others meanwhile is alive: it is this object that takes long.
+        let is_alive = self.answers.load(Ordering::Relaxed) != answers;
+        if error.is_of_the_server() && !is_alive {
+            self.mark_down();
+        }
+    }
+
     /// Nothing is asked of it any more, until it has answered a probe.
     fn mark_down(self: &Arc<Self>) {
         if !self.is_down.swap(true, Ordering::Relaxed) {
@@ -386,7 +397,8 @@ impl<P: Protocol> Server<P> {
         Ok(())
     }
 
-    /// Asks for the version in the background, if that was not done for long.
+    /// Asks for the version in the background, if that was not done for long. Who does not answer that is
+    /// down before any mail has waited for it.
     fn poll_version(self: &Arc<Self>) {
         let now = Instant::now();
         let is_due = {
@@ -404,8 +416,9 @@ impl<P: Protocol> Server<P> {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let server = Arc::clone(self);
             runtime.spawn(async move {
+                let answers = server.answers.load(Ordering::Relaxed);
                 if let Err(error) = server.probe().await {
-                    tracing::debug!(server = %server.protocol, %error, "version not known");
+                    server.note_failure(&error, answers);
                 }
             });
         }

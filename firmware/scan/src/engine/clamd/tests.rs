@@ -286,7 +286,9 @@ async fn a_dead_server_is_left_alone_until_a_probe_has_had_an_answer() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let engine = ClamdEngine::new(&[address.to_string()], quick()).unwrap();
+    // Patient with an answer: only the connection fails here.
+    let settings = ClamdSettings { probe_every: Duration::ZERO, ..ClamdSettings::default() };
+    let engine = ClamdEngine::new(&[address.to_string()], settings).unwrap();
     assert!(matches!(scan(&engine, b"x".to_vec()).await, EngineOutcome::Failed(_)));
     let (_, connections) =
         fake_at(TcpListener::bind(address).await.unwrap(), Act::Reply("stream: OK"));
@@ -337,6 +339,20 @@ async fn other_signatures_make_another_generation() {
     }
     server.note_version(0, "ClamAV 1.4.6/27501/Fri Nov 27");
     assert_ne!(engine.generation(), first);
+}
+
+#[tokio::test]
+async fn who_does_not_tell_its_version_is_down_before_any_mail_waited() {
+    let settings = ClamdSettings { probe_every: Duration::from_secs(3600), ..quick() };
+    let (mute, connections) = fake(Act::Mute).await;
+    let engine = ClamdEngine::new(&[&mute], settings).unwrap();
+    assert_eq!(engine.generation(), 0);
+    while !engine.pool.is_down(0) {
+        tokio::task::yield_now().await;
+    }
+    let outcome = scan(&engine, b"x".to_vec()).await;
+    assert_eq!(outcome, EngineOutcome::Failed("no server is up".to_owned()));
+    assert_eq!(connections.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]

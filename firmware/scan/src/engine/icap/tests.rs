@@ -406,11 +406,11 @@ async fn a_slow_server_has_failed_in_time_and_another_is_asked() {
     let engine = IcapEngine::new(&[&slow], settings).unwrap();
     let EngineOutcome::Failed(why) = scan(&engine, b"x").await else { panic!() };
     assert!(why.ends_with("no answer in time"), "{why}");
+    // Time enough for the good one on a busy machine.
+    let settings = ServerSettings { answer_time_max: Duration::from_secs(1), ..settings };
     let engine = IcapEngine::new(&[slow, good], settings).unwrap();
-    for _ in 0..4 {
-        assert_eq!(scan(&engine, b"x").await, EngineOutcome::Clean);
-    }
-    assert!(engine.counts().retried > 0);
+    assert_eq!(scan(&engine, b"x").await, EngineOutcome::Clean);
+    assert_eq!(engine.counts().retried, 1);
 }
 
 #[tokio::test]
