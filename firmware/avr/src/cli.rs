@@ -1,15 +1,21 @@
 //! The command line of `avr`.
 #![allow(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
 
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
+use journal::Timestamp;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use session::settings::{Around, ScanSettings};
 use tracing::warn;
 
+use crate::control::{self, Request};
+use crate::durations::{ParseSpanError, Span};
+use crate::quarantine_verbs::{self, QuarantineVerb};
 use crate::settings::{DEFAULT_CONTROL, DEFAULT_PATH, Settings};
 
 /// Mail gateway: takes SMTP and POP3 off the bridge, scans it, carries it through a relay site.
@@ -47,10 +53,38 @@ enum Verb {
         /// As JSON.
         #[arg(long)]
         json: bool,
-        /// The daemon's control socket.
-        #[arg(long, default_value = DEFAULT_CONTROL)]
-        control: PathBuf,
+        #[command(flatten)]
+        socket: ControlSocket,
     },
+    /// Say what happened to a mail, and why. Works without the daemon.
+    Trace {
+        /// A session's number or the first six letters of it or more, a Message-ID, or the name of an
+        /// item in the quarantine.
+        query: String,
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// List, show, hand out and delete the sealed copies of refused mail. Works without the daemon.
+    Quarantine {
+        #[command(subcommand)]
+        verb: QuarantineVerb,
+        /// The settings file.
+        #[arg(long, global = true, default_value = DEFAULT_PATH)]
+        config: PathBuf,
+    },
+    /// Leave new connections on the bridge for a while, unscanned. Sessions that run go on; it ends by
+    /// itself, and when the daemon is started anew.
+    Snooze {
+        /// As in 30m, 2h or 90s, at most 24h; "off" ends it.
+        time: SnoozeTime,
+        #[command(flatten)]
+        socket: ControlSocket,
+    },
+    /// End a snooze.
+    Resume(ControlSocket),
     /// Show the unit's MAC address and key fingerprint, for registration.
     Identity(ConfigFile),
     /// Takes mails apart for a daemon, which starts it. Not for people.
@@ -72,6 +106,27 @@ struct ConfigFile {
     /// The settings file.
     #[arg(long, default_value = DEFAULT_PATH)]
     config: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct ControlSocket {
+    /// The daemon's control socket.
+    #[arg(long, default_value = DEFAULT_CONTROL)]
+    control: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SnoozeTime {
+    For(Span),
+    Off,
+}
+
+impl FromStr for SnoozeTime {
+    type Err = ParseSpanError;
+
+    fn from_str(text: &str) -> Result<Self, ParseSpanError> {
+        if text == "off" { Ok(Self::Off) } else { text.parse().map(Self::For) }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -109,14 +164,30 @@ impl Arguments {
                 })
             }
             Verb::ScanWorker => Ok(scan::worker::run()?),
-            Verb::Status { json, control } => {
-                let status = crate::status::ask(&control)?;
+            Verb::Status { json, socket } => {
+                let status = control::ask(&socket.control, Request::Status {})?;
                 if json {
                     println!("{status:#}")
                 } else {
                     print!("{}", crate::status::render(&status))
                 }
                 Ok(())
+            }
+            Verb::Trace { query, json, file } => {
+                let settings = Settings::load(&file.config)?;
+                let folder = settings.journal.folder(&settings.identity.state_directory);
+                print_to_end(|out| crate::trace::trace(out, &folder, &query, json))
+            }
+            Verb::Quarantine { verb, config } => {
+                let vault = crate::records::vault(&Settings::load(&config)?)?;
+                let now = crate::unix_now_s();
+                print_to_end(|out| quarantine_verbs::execute(&verb, &vault, now, out))
+            }
+            Verb::Snooze { time: SnoozeTime::For(span), socket } => {
+                snooze(&socket.control, Request::Snooze { seconds: span.0.as_secs() })
+            }
+            Verb::Snooze { time: SnoozeTime::Off, socket } | Verb::Resume(socket) => {
+                snooze(&socket.control, Request::Resume {})
             }
             Verb::Identity(file) => {
                 println!("{}", crate::identity::Unit::of(&Settings::load(&file.config)?)?);
@@ -129,6 +200,41 @@ impl Arguments {
             }
         }
     }
+}
+
+/// Asks the daemon to snooze or to wake, and says what it does now.
+fn snooze(control: &Path, request: Request) -> anyhow::Result<()> {
+    let answer = control::ask(control, request)?;
+    let seconds_left = answer.get("seconds_left").and_then(serde_json::Value::as_u64);
+    println!("{}", describe_snooze(seconds_left, crate::unix_now_s()));
+    Ok(())
+}
+
+fn describe_snooze(seconds_left: Option<u64>, now: u64) -> String {
+    match seconds_left {
+        Some(seconds) => format!(
+            "snoozing until {} ({seconds} s): new connections stay on the bridge, unscanned; \
+             `avr resume` ends it",
+            Timestamp::from_unix(now.saturating_add(seconds))
+        ),
+        None => "awake: new connections are intercepted".to_owned(),
+    }
+}
+
+/// Runs what prints; that a reader has seen enough (`avr trace … | head`) is no failure.
+fn print_to_end(
+    print: impl FnOnce(&mut io::BufWriter<io::StdoutLock<'_>>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let result = print(&mut out).and_then(|()| out.flush().context("write"));
+    result.or_else(|error| if is_broken_pipe(&error) { Ok(()) } else { Err(error) })
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .root_cause()
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// The runtime of both daemons, in a process that may open as many files as the host lets it.
@@ -155,5 +261,42 @@ mod tests {
         runtime().unwrap();
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         assert_eq!(soft, hard);
+    }
+
+    #[test]
+    fn the_verbs_are_read() {
+        use clap::CommandFactory as _;
+        Arguments::command().debug_assert();
+        for good in [
+            &["trace", "001122", "--json", "--config", "avr.toml"][..],
+            &["quarantine", "list", "--config", "avr.toml"],
+            &["quarantine", "--config", "avr.toml", "show", "darkq047sw"],
+            &["snooze", "30m", "--control", "control.sock"],
+            &["snooze", "off"],
+            &["resume"],
+            &["status", "--json", "--control", "control.sock"],
+        ] {
+            Arguments::try_parse_from([&["avr"], good].concat()).unwrap();
+        }
+        for bad in [&["snooze"][..], &["snooze", "30"], &["trace"], &["quarantine"]] {
+            Arguments::try_parse_from([&["avr"], bad].concat()).unwrap_err();
+        }
+        assert_eq!("off".parse(), Ok(SnoozeTime::Off));
+    }
+
+    #[test]
+    fn a_snooze_is_told_with_its_end() {
+        let text = describe_snooze(Some(1_800), 1_790_000_000);
+        assert!(text.starts_with("snoozing until 2026-09-21T14:43:20Z (1800 s): "), "{text}");
+        assert!(describe_snooze(None, 0).starts_with("awake"));
+    }
+
+    #[test]
+    fn a_reader_who_has_seen_enough_is_no_failure() {
+        let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
+        print_to_end(|_| Err(broken().into())).unwrap();
+        print_to_end(|_| Err(broken()).context("write")).unwrap();
+        print_to_end(|_| Err(io::Error::from(io::ErrorKind::StorageFull).into())).unwrap_err();
+        print_to_end(|_| Err(anyhow::anyhow!("other"))).unwrap_err();
     }
 }

@@ -19,12 +19,15 @@ use tracing::{error, info, warn};
 use wire::ticket::KeyFingerprint;
 use wire::{Bye, MacAddress, SessionId};
 
+use crate::control::{self, Answer, Request};
 use crate::counters::{Counters, Recent};
 use crate::identity::Unit;
 use crate::intercept::{Incoming, Interceptor, Refusal};
+use crate::records::Records;
 use crate::routes::{Route, Routes};
 use crate::settings::{Ports, Settings};
-use crate::status::{self, Flows, Status};
+use crate::snooze::Snooze;
+use crate::status::{Flows, Status};
 
 /// How long sessions may go on after the daemon was told to stop.
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -42,6 +45,8 @@ struct Gateway {
     relay: Option<Relay>,
     carrier: Carrier,
     counters: Counters,
+    records: Records,
+    snooze: Arc<Snooze>,
 }
 
 /// Runs the gateway until SIGTERM or SIGINT, then lets sessions end for [`DRAIN_MAX`].
@@ -54,6 +59,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (mac, key) = (unit.mac, unit.fingerprint());
     info!(%mac, %key, version = env!("CARGO_PKG_VERSION"), "start");
     let routes = Arc::new(settings.routes());
+    let snooze = Arc::new(Snooze::default());
+    let records = Records::open(&settings, &unit.key);
     let gateway = Arc::new(Gateway {
         relay: start_relay(&settings, unit)?,
         carrier: settings.scan.carrier(Around::nothing())?,
@@ -63,25 +70,37 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         ports: settings.ports.clone(),
         routes: Arc::clone(&routes),
         counters: Counters::default(),
+        records: records.clone(),
+        snooze: Arc::clone(&snooze),
     });
-    let (interceptor, incoming) =
-        Interceptor::start(&settings.ports, move |port, client, server| {
-            // Mail for a server in the office comes from strangers' addresses, which a connection
-            // of the box's own would hide from that server: it stays on the bridge.
-            port == Port::Lan && routes.choose(client, server) != Route::Bypass
-        })
-        .context("take mail off the bridge")?;
+    let (interceptor, incoming) = {
+        let snooze = Arc::clone(&snooze);
+        let take = move |port, client, server| {
+            is_taken(port, routes.choose(client, server), snooze.left(Instant::now()))
+        };
+        Interceptor::start(&settings.ports, take).context("take mail off the bridge")?
+    };
     let interceptor = Arc::new(interceptor);
     let control = {
         let (gateway, interceptor) = (Arc::clone(&gateway), Arc::clone(&interceptor));
-        status::serve(&settings.control, move || gateway.status(&interceptor))?
+        control::serve(&settings.control, move |request| gateway.answer(request, &interceptor))?
     };
+    let mut chores = JoinSet::new();
+    chores.spawn(records.sweep());
+    chores.spawn(async move { snooze.watch().await });
     info!(lan = %settings.ports.lan, wan = %settings.ports.wan, "mail is intercepted");
     let result = gateway.serve(&interceptor, incoming).await;
     control.abort();
     // The socket of a daemon that has gone answers nobody; a failure to remove it harms nobody.
     let _ = std::fs::remove_file(&settings.control);
     result
+}
+
+/// Whether the box takes a new connection off the bridge.
+fn is_taken(port: Port, route: Route, snooze_left: Option<Duration>) -> bool {
+    // Mail for a server in the office comes from strangers' addresses, which a connection of the box's
+    // own would hide from that server: it stays on the bridge.
+    port == Port::Lan && route != Route::Bypass && snooze_left.is_none()
 }
 
 fn start_relay(settings: &Settings, unit: Unit) -> anyhow::Result<Option<Relay>> {
@@ -266,6 +285,20 @@ impl Gateway {
         }
     }
 
+    fn answer(&self, request: Request, interceptor: &Interceptor) -> Answer {
+        let now = Instant::now();
+        match request {
+            Request::Status {} => return Answer::Status(Box::new(self.status(interceptor))),
+            Request::Snooze { seconds } => {
+                if let Err(error) = self.snooze.start(now, Duration::from_secs(seconds)) {
+                    return Answer::Error(error.to_string());
+                }
+            }
+            Request::Resume {} => self.snooze.end(now),
+        }
+        Answer::Snooze { seconds_left: self.snooze.left(now).map(|left| left.as_secs()) }
+    }
+
     fn status(&self, interceptor: &Interceptor) -> Status {
         let counters = self.counters.numbers();
         Status {
@@ -273,9 +306,11 @@ impl Gateway {
             uptime_s: self.started.elapsed().as_secs(),
             mac: self.mac.to_string(),
             key_fingerprint: self.key.to_string(),
+            snooze_seconds_left: self.snooze.left(Instant::now()).map(|left| left.as_secs()),
             flows: Flows::from(interceptor.counters()),
             scanned_percent: counters.scanned_percent(),
             counters,
+            records: self.records.numbers(),
             relay: self.relay.as_ref().map(Relay::status),
         }
     }
@@ -288,5 +323,21 @@ fn refusal(error: &OpenError) -> Refusal {
         OpenError::Unreachable(_) => Refusal::Unreachable,
         OpenError::TimedOut(_) => Refusal::TimedOut,
         OpenError::Local(_) => Refusal::Unreachable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn while_the_box_snoozes_everything_stays_on_the_bridge() {
+        let snooze = Some(Duration::from_secs(1));
+        for route in [Route::Relay, Route::Direct] {
+            assert!(is_taken(Port::Lan, route, None));
+            assert!(!is_taken(Port::Lan, route, snooze));
+            assert!(!is_taken(Port::Wan, route, None));
+        }
+        assert!(!is_taken(Port::Lan, Route::Bypass, None));
     }
 }

@@ -1,19 +1,28 @@
 //! The box: takes mail sessions off the bridge, scans them, and carries them to their server.
 //!
-//! `avr run` is [`gateway::run`]; `avr listen` is [`listen::serve`]. Everything about mail is in
+//! `avr run` is [`gateway::run`]; `avr listen` is [`listen::serve`]; what an operator types is in
+//! [`cli`], and asks either the daemon ([`control`]) or what it has kept ([`records`]). Everything about mail is in
 //! `mail` and `scan`, everything about frames in `box-net` and `box-stack`, everything about sites in
 //! `box-relay`; this crate only joins them. Must not depend on anything under `services/`.
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod control;
 pub mod counters;
+pub mod durations;
 pub mod gateway;
 pub mod identity;
 pub mod intercept;
 pub mod listen;
+pub mod outgoing;
+pub mod quarantine_verbs;
+pub mod records;
 pub mod routes;
 pub mod settings;
+pub mod snooze;
 pub mod status;
+mod table;
+pub mod trace;
 
 /// A fresh session number from the operating system's random source.
 fn session_id() -> anyhow::Result<wire::SessionId> {
@@ -21,4 +30,12 @@ fn session_id() -> anyhow::Result<wire::SessionId> {
     aws_lc_rs::rand::fill(&mut bytes)
         .map_err(|_| anyhow::anyhow!("the operating system gives no random numbers"))?;
     Ok(wire::SessionId::from_random(bytes))
+}
+
+/// Seconds since 1970 by the system's clock; 0 if that is set before 1970.
+#[allow(clippy::disallowed_methods, reason = "the one place where the box reads the wall clock")]
+fn unix_now_s() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use box_relay::limits::WARM_LINKS_MAX;
 use config::{ConfigError, Document};
+use journal::settings::JournalSettings;
+use quarantine::settings::QuarantineSettings;
 use serde::Deserialize;
 use session::settings::{Around, ScanSettings};
 use wire::identity::FleetRoots;
@@ -33,7 +35,13 @@ pub struct Settings {
     /// Engines and policy.
     #[serde(default)]
     pub scan: ScanSettings,
-    /// Path of the control socket that `avr status` asks. Default `/run/avr/control.sock`.
+    /// Sealed copies of refused mail.
+    #[serde(default)]
+    pub quarantine: QuarantineSettings,
+    /// A line for every mail.
+    #[serde(default)]
+    pub journal: JournalSettings,
+    /// Path of the control socket that `avr status` and `avr snooze` ask. Default `/run/avr/control.sock`.
     #[serde(default = "default_control")]
     pub control: PathBuf,
     /// `"text"` or `"json"`. Default text.
@@ -296,6 +304,8 @@ clamd = ["unix:/run/clamav/clamd.ctl"]
     fn the_example_file_is_right() {
         let settings = read(include_str!("../avr.example.toml")).unwrap();
         settings.scan.carrier(Around::nothing()).unwrap();
+        assert_eq!(settings.quarantine, QuarantineSettings::default());
+        assert_eq!(settings.journal, JournalSettings::default());
         let office_server = "192.168.1.20:5000".parse().unwrap();
         let way = settings.routes().choose(office_server, "192.0.2.1:25".parse().unwrap());
         assert_eq!(way, Route::Bypass);
@@ -373,6 +383,10 @@ clamd = ["unix:/run/clamav/clamd.ctl"]
         ] {
             assert_eq!(wrong(from, to), format!("avr.toml:{line}: {says}"));
         }
+        let error = wrong("[scan]", "[quarantine]\ndays_max = 0\n\n[scan]");
+        assert!(error.starts_with("avr.toml:21: `quarantine.days_max`: "), "{error}");
+        let error = wrong("[scan]", "[journal]\nbytes = 1\n\n[scan]");
+        assert!(error.starts_with("avr.toml:21: unknown key `bytes` in [journal]; "), "{error}");
         let error = wrong("wan = \"wan0\"", "wann = \"wan0\"");
         assert!(error.starts_with("avr.toml:4: ") && error.contains("wan"), "{error}");
         let error = wrong("use = \"direct\"", "use = \"driect\"");

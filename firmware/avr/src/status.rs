@@ -1,27 +1,13 @@
-//! What `avr status` shows: asked of the daemon over its control socket.
-//!
-//! The daemon answers a connection with one JSON document and closes it.
+//! What `avr status` shows: asked of the daemon over its control socket ([`crate::control`]).
 
 use std::fmt::Write as _;
-use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::Duration;
 
-use anyhow::Context;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
-use tokio::net::UnixListener;
-use tracing::warn;
 
 use crate::counters::Numbers;
-
-/// Longest status document that the client reads, in bytes.
-const STATUS_BYTES_MAX: u64 = 1024 * 1024;
-/// How long either side waits for the other.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+use crate::records;
+use crate::table::bytes;
 
 /// The document.
 #[derive(Debug, Serialize)]
@@ -34,12 +20,16 @@ pub struct Status {
     pub mac: String,
     /// SHA-256 of the device key's SubjectPublicKeyInfo.
     pub key_fingerprint: String,
+    /// How long new connections are still left on the bridge, in seconds; `null` when they are taken.
+    pub snooze_seconds_left: Option<u64>,
     /// TCP connections on the mail ports, as the interceptor sees them.
     pub flows: Flows,
     /// Sessions and mails.
     pub counters: Numbers,
     /// Share of ended sessions that were read to their end, in percent.
     pub scanned_percent: Option<u64>,
+    /// What is kept of mails.
+    pub records: records::Numbers,
     /// DNS, auther, managers, ticket; `null` without `[relay]`.
     pub relay: Option<box_relay::RelayStatus>,
 }
@@ -57,69 +47,6 @@ pub struct Flows {
     pub table_full: u64,
 }
 
-/// Answers every connection to `path` with what `current` returns. A stale socket is replaced.
-///
-/// # Errors
-///
-/// When the socket cannot be made.
-pub fn serve(
-    path: &Path,
-    current: impl Fn() -> Status + Send + 'static,
-) -> anyhow::Result<tokio::task::JoinHandle<()>> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| {
-            format!("make the folder {} of the control socket", folder.display())
-        })?;
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("replace {}", path.display()));
-        }
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)
-        .with_context(|| format!("make the control socket {}", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("restrict {}", path.display()))?;
-    Ok(tokio::spawn(async move {
-        loop {
-            match listener.accept().await {
-                Ok((mut stream, _)) => {
-                    let document = serde_json::to_vec(&current()).unwrap_or_default();
-                    // One client at a time, and a slow one is given up.
-                    let _ = tokio::time::timeout(ANSWER_MAX, async {
-                        let _ = stream.write_all(&document).await;
-                        let _ = stream.shutdown().await;
-                    })
-                    .await;
-                }
-                Err(error) => {
-                    warn!(%error, "control socket");
-                    tokio::time::sleep(ANSWER_MAX).await;
-                }
-            }
-        }
-    }))
-}
-
-/// Asks the daemon at `path`.
-///
-/// # Errors
-///
-/// When no daemon answers there, with what to do.
-pub fn ask(path: &Path) -> anyhow::Result<Value> {
-    let stream = UnixStream::connect(path).with_context(|| {
-        format!("no daemon answers at {}; is `avr run` running here?", path.display())
-    })?;
-    stream.set_read_timeout(Some(ANSWER_MAX)).context("set a time limit")?;
-    let mut document = Vec::new();
-    stream
-        .take(STATUS_BYTES_MAX)
-        .read_to_end(&mut document)
-        .context("the daemon did not answer in time")?;
-    serde_json::from_slice(&document).context("the daemon's answer is incomplete; ask again")
-}
-
 /// The document for people.
 #[must_use]
 pub fn render(status: &Value) -> String {
@@ -131,6 +58,9 @@ pub fn render(status: &Value) -> String {
     line("version", plain(at("/version")));
     line("up", format!("{} s", at("/uptime_s")));
     line("unit", format!("{}  key {}", plain(at("/mac")), plain(at("/key_fingerprint"))));
+    if let Some(seconds) = at("/snooze_seconds_left").as_u64() {
+        line("SNOOZING", format!("new connections stay on the bridge, unscanned, for {seconds} s"));
+    }
     line(
         "flows",
         format!(
@@ -172,6 +102,8 @@ pub fn render(status: &Value) -> String {
             at("/counters/mails_aborted")
         ),
     );
+    line("quarantine", quarantine(at("/records")));
+    line("journal", journal(at("/records")));
     match at("/relay") {
         Value::Null => line("relay", "none: every session goes direct".to_owned()),
         relay => flatten("relay", relay, &mut line),
@@ -196,6 +128,23 @@ pub fn render(status: &Value) -> String {
         );
     }
     text
+}
+
+fn quarantine(records: &Value) -> String {
+    match (records["quarantine_items"].as_u64(), records["quarantine_bytes"].as_u64()) {
+        (Some(items), Some(size)) => format!("{items} items, {}", bytes(size)),
+        _ => "none: what is refused is not kept".to_owned(),
+    }
+}
+
+fn journal(records: &Value) -> String {
+    let Some(size) = records["journal_bytes"].as_u64() else {
+        return "none: mails are in the log only".to_owned();
+    };
+    match records["journal_missing"].as_u64() {
+        None | Some(0) => bytes(size),
+        Some(missing) => format!("{}, {missing} mails missing: see the log", bytes(size)),
+    }
 }
 
 /// Nested values as one line each: `managers.0.state  up`.
@@ -225,8 +174,6 @@ fn plain(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use serde_json::json;
 
     use super::*;
@@ -237,35 +184,17 @@ mod tests {
             uptime_s: 7,
             mac: "02:00:00:00:00:01".to_owned(),
             key_fingerprint: "ab12".to_owned(),
+            snooze_seconds_left: None,
+            records: records::Numbers {
+                quarantine_items: Some(2),
+                quarantine_bytes: Some(5 * 1024 * 1024),
+                journal_bytes: Some(1024),
+                journal_missing: Some(0),
+            },
             flows: Flows { now: 3, taken: 5, frames_bridged: 11, table_full: 2 },
             counters: Numbers { sessions_scanned: 4, sessions_tls: 1, ..Numbers::default() },
             scanned_percent: Some(80),
             relay: None,
-        }
-    }
-
-    async fn ask_from_a_thread(path: PathBuf) -> anyhow::Result<Value> {
-        tokio::task::spawn_blocking(move || ask(&path)).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn the_daemon_answers_its_owner_also_behind_a_stale_socket() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("run/control.sock");
-        let error = ask_from_a_thread(path.clone()).await.unwrap_err();
-        assert!(error.to_string().contains("is `avr run` running here?"), "{error}");
-        // The first one dies without taking its socket away.
-        for _ in 0..2 {
-            let server = serve(&path, status).unwrap();
-            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-            assert_eq!(mode & 0o777, 0o600);
-            for _ in 0..2 {
-                let document = ask_from_a_thread(path.clone()).await.unwrap();
-                assert_eq!(document["flows"]["now"], 3);
-                assert_eq!(document["counters"]["sessions_scanned"], 4);
-                assert_eq!(document["relay"], Value::Null);
-            }
-            server.abort();
         }
     }
 
@@ -277,7 +206,22 @@ mod tests {
             "unit         02:00:00:00:00:01  key ab12\n",
             "flows        3 now, 5 taken, 2 not for lack of room, 11 frames left on the bridge\n",
             "read         4 scanned to the end, 1 went to TLS, 0 unread by setting (80 % scanned)\n",
+            "quarantine   2 items, 5.0 MiB\n",
+            "journal      1.0 KiB\n",
             "relay        none: every session goes direct\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(!text.contains("SNOOZING"), "{text}");
+        // What is not as it should be.
+        document["snooze_seconds_left"] = json!(90);
+        document["records"]["journal_missing"] = json!(7);
+        document["records"]["quarantine_items"] = Value::Null;
+        let text = render(&document);
+        for line in [
+            "SNOOZING     new connections stay on the bridge, unscanned, for 90 s\n",
+            "quarantine   none: what is refused is not kept\n",
+            "journal      1.0 KiB, 7 mails missing: see the log\n",
         ] {
             assert!(text.contains(line), "{text}");
         }
@@ -288,19 +232,5 @@ mod tests {
         assert!(text.contains("relay.managers.0.state up\n"), "{text}");
         assert!(text.contains("relay.ticket -\n"), "{text}");
         assert!(text.contains("session      0a - - -> -  direct"), "{text}");
-    }
-
-    #[test]
-    fn a_daemon_that_says_nonsense_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("control.sock");
-        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let daemon = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            io::Write::write_all(&mut stream, b"{\"version\":").unwrap();
-        });
-        let error = ask(&path).unwrap_err();
-        assert!(error.to_string().contains("is incomplete"), "{error}");
-        daemon.join().unwrap();
     }
 }
