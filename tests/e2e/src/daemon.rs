@@ -25,7 +25,7 @@ const TAIL_LINES: usize = 25;
 
 /// A running (or ended) server program. Dropping kills it.
 #[derive(Debug)]
-pub(crate) struct Daemon {
+pub struct Daemon {
     name: String,
     child: Child,
     log: PathBuf,
@@ -33,7 +33,10 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Starts `command`; output is appended to `NAME.log` in `logs`.
-    pub(crate) fn start(name: &str, mut command: Command, logs: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When there is no such program, or the log cannot be written.
+    pub fn start(name: &str, mut command: Command, logs: &Path) -> Result<Self> {
         let log = logs.join(format!("{name}.log"));
         let output = File::options()
             .create(true)
@@ -50,7 +53,10 @@ impl Daemon {
     }
 
     /// Waits until it accepts connections at `address` as seen from its own machine.
-    pub(crate) fn wait_listening(&mut self, netns: &Netns, address: SocketAddr) -> Result<()> {
+    ///
+    /// # Errors
+    /// When it does not in time, or ends instead; with the end of its log.
+    pub fn wait_listening(&mut self, netns: &Netns, address: SocketAddr) -> Result<()> {
         let connect = || TcpStream::connect_timeout(&address, START_MAX).is_ok();
         self.wait_until(&format!("{} to listen at {address}", self.name.clone()), || {
             netns.within(connect).ok()?.then_some(())
@@ -58,11 +64,10 @@ impl Daemon {
     }
 
     /// Waits until `probe` gives a value; at once an error when the program ends instead.
-    pub(crate) fn wait_until<T>(
-        &mut self,
-        what: &str,
-        mut probe: impl FnMut() -> Option<T>,
-    ) -> Result<T> {
+    ///
+    /// # Errors
+    /// When there is no value in time, or the program ended; with the end of its log.
+    pub fn wait_until<T>(&mut self, what: &str, mut probe: impl FnMut() -> Option<T>) -> Result<T> {
         let child = &mut self.child;
         let waited = wait_for(what, START_MAX, || match child.try_wait() {
             Ok(None) => probe().map(Ok),
@@ -77,12 +82,15 @@ impl Daemon {
 
     /// Its process id in the lab.
     #[must_use]
-    pub(crate) fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// An error when it has ended by itself.
-    pub(crate) fn check_running(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// That, with the end of its log.
+    pub fn check_running(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             bail!("{} has ended ({status})\n{}", self.name, self.log_tail());
         }

@@ -22,8 +22,9 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     /// Makes the fleet's certificate authority and ticket key.
-    pub(crate) fn create(root: &Path) -> Result<Self> {
-        let fleet = Self { directory: root.join("fleet"), programs: programs()? };
+    pub(crate) fn create(root: &Path, programs: Option<&Path>) -> Result<Self> {
+        let programs = programs.map_or_else(own_directory, |programs| Ok(programs.to_owned()))?;
+        let fleet = Self { directory: root.join("fleet"), programs };
         fs::create_dir_all(&fleet.directory)?;
         let auther = fleet.program("avr-auther")?;
         run_command(Command::new(auther).arg("init").arg("--directory").arg(&fleet.directory))?;
@@ -64,7 +65,7 @@ impl Fleet {
 }
 
 /// Where cargo puts the programs: beside this one, or one above for a test.
-fn programs() -> Result<PathBuf> {
+fn own_directory() -> Result<PathBuf> {
     let own = env::current_exe().context("cannot find this program's own file")?;
     let directory = own.parent().context("a program without a directory")?;
     let is_test = directory.ends_with("deps");

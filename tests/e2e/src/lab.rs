@@ -61,6 +61,7 @@ pub struct Lab {
     gateway: Gateway,
     mail: MailHost,
     sites: Vec<Site>,
+    programs: Option<PathBuf>,
     fleet: Option<Fleet>,
     download: Vec<u8>,
     _servers: Vec<Daemon>,
@@ -126,6 +127,7 @@ impl Lab {
             gateway,
             mail,
             sites: sites?,
+            programs: None,
             fleet: None,
             download,
             _servers: vec![dns, web],
@@ -144,12 +146,17 @@ impl Lab {
         self.wait_relaying()
     }
 
+    /// Takes the programs under test from `directory`, and not from beside this one.
+    pub fn use_programs(&mut self, directory: &Path) {
+        self.programs = Some(directory.to_owned());
+    }
+
     /// Makes the fleet's keys.
     ///
     /// # Errors
     /// When `avr-auther` does not.
     pub fn make_fleet(&mut self) -> Result<()> {
-        self.fleet = Some(Fleet::create(&self.root)?);
+        self.fleet = Some(Fleet::create(&self.root, self.programs.as_deref())?);
         Ok(())
     }
 
@@ -321,6 +328,12 @@ impl Lab {
 
     pub(crate) fn mail(&self) -> &MailHost {
         &self.mail
+    }
+
+    /// The folder of the mail host's mailboxes: whoever makes one there can log in by its name.
+    #[must_use]
+    pub fn maildirs(&self) -> PathBuf {
+        self.mail.maildirs()
     }
 
     /// The bytes that the web server offers.

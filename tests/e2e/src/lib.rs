@@ -26,6 +26,9 @@ mod servers;
 mod site;
 pub mod smtp;
 
+pub use daemon::Daemon;
 pub use gateway::{Gateway, Options};
 pub use lab::Lab;
+pub use netns::Netns;
 pub use sandbox::{enter, in_lab, in_product_lab};
+pub use servers::MAIL_UID;

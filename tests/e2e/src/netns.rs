@@ -20,8 +20,11 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes the namespace `name`, with its loopback up.
-    pub(crate) fn create(name: &str) -> Result<Self> {
+    /// Makes the namespace `name`, with its loopback up. Only inside the sandbox.
+    ///
+    /// # Errors
+    /// When there is one of that name, or the machine makes none.
+    pub fn create(name: &str) -> Result<Self> {
         run_command(Command::new("ip").args(["netns", "add", name]))?;
         let netns = Self { name: name.to_owned() };
         netns.ip(&["link set lo up"])?;

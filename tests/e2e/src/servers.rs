@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Owner of the mail (nobody).
-const MAIL_UID: u32 = 65_534;
+pub const MAIL_UID: u32 = 65_534;
 /// Longest that Postfix may take from its "250" to the mailbox.
 const DELIVERY_MAX: Duration = Duration::from_secs(10);
 /// Size of the file that the web server offers, in bytes.
@@ -102,8 +102,12 @@ impl MailHost {
             .collect()
     }
 
+    pub(crate) fn maildirs(&self) -> PathBuf {
+        self.directory.join("maildirs")
+    }
+
     fn mailbox(&self, user: &str) -> PathBuf {
-        self.directory.join("maildirs").join(user)
+        self.maildirs().join(user)
     }
 
     fn create_mailbox(&self, user: &str) -> Result<()> {
