@@ -14,7 +14,7 @@ use crate::{
     chart,
     cli::Mail,
     matrix::Cell,
-    record::{Memory, Pop3, Results, Smtp, Summary},
+    record::{Memory, Pop3, Results, Smtp, Source, Summary},
     run::{errors_of, write_file},
     stats::Spread,
 };
@@ -36,6 +36,9 @@ How it was measured
 - Everything spools to memory (tmpfs). clamsmtp and HAProxy are as Debian has them; clamsmtp adds no
   header and may have 256 connections. Postfix stores mail before it answers and forwards it later: its
   latency does not contain the mail server's, and no other arm's \"250\" comes before the server's.
+- A connection that is accepted and has no banner for a second is made again, and counted as lost:
+  clamsmtp's queue of new connections holds 5, and what overflows it waits for ever. The time counts.
+- Latency is from the last piece of a mail (its last 64 KiB, with the end of data) to the \"250\".
 - Added latency is beyond the median of the direct way in the same round; for the chain, beyond that of
   the plain bridge in the lab. With many sessions in a closed loop latency is mostly waiting in line.
 - CPU is user's and system's of the arm's own programs with all their children, without clamd, client
@@ -77,6 +80,7 @@ fn arrival(one: &Smtp) -> String {
         (one.arrived.altered, "ALTERED"),
         (one.arrived.foreign, "FOREIGN"),
         (missing, "MISSING"),
+        (one.lost_connections.into(), "connections lost"),
     ] {
         if number > 0 {
             let _ = write!(text, "  {number} {what}");
@@ -99,6 +103,13 @@ pub(crate) fn pop3_line(one: &Pop3) -> String {
         if exact { "" } else { "  ALTERED" },
         errors_of(&one.errors)
     )
+}
+
+/// One measurement by `smtp-source`.
+pub(crate) fn source_line(one: &Source) -> String {
+    let rate = one.mails_per_second;
+    let rate = rate.map_or("did not end".to_owned(), |rate| format!("{rate:>8.0} mails/s"));
+    format!("{:<28} {rate}", one.arm.title())
 }
 
 /// Prints the tables, and writes the files.
@@ -179,8 +190,7 @@ pub(crate) fn text(results: &Results) -> String {
     }
     text += "\nBy Postfix's smtp-source, 10 KB, 20 sessions of one mail, all mails alike\n";
     for one in &results.source {
-        let rate = one.mails_per_second;
-        let _ = writeln!(text, "  {:<28} {rate:>8.0} mails/s", one.arm.title());
+        let _ = writeln!(text, "  {}", source_line(one));
     }
     text += "\n";
     text += LABELS;

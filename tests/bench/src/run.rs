@@ -1,7 +1,7 @@
 //! The comparison itself: round by round, case by case, one arm after the other.
 #![allow(clippy::print_stdout, reason = "what a person waits for goes to standard output")]
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use e2e::{Lab, clock, message, plan};
@@ -18,7 +18,6 @@ use crate::{
     process::{files_in_memory_kib, highest_while},
     record::{Infected, Memory, Pop3, Results, Smtp, Source},
     report,
-    servers::run,
     sink::Counts,
     stage::{LOGS, Place, Stage},
     stats::Percentiles,
@@ -42,6 +41,10 @@ const ERRORS_KEPT_MAX: usize = 5;
 /// `smtp-source` is given so many mails first, and then as many as take this long.
 const SOURCE_TRIAL_MAILS: u32 = 60;
 const SOURCE_SECONDS: f64 = 2.0;
+/// Longest that it may take.
+const SOURCE_SECONDS_MAX: u32 = 20;
+/// What `timeout` ends with then (timeout(1)).
+const TIMED_OUT: i32 = 124;
 /// Sessions of `smtp-source`.
 const SOURCE_SESSIONS: u32 = 20;
 
@@ -162,11 +165,7 @@ impl Comparison {
         for place in places.iter().filter(|place| place.arm.carries_mail()) {
             if place.clamd.is_none() && !place.arm.is_in_lab() {
                 let one = self.source(place, plan.source_mails)?;
-                println!(
-                    "smtp-source {:<24} {:>7.0} mails/s",
-                    one.arm.title(),
-                    one.mails_per_second
-                );
+                println!("smtp-source {}", report::source_line(&one));
                 results.source.push(one);
             }
         }
@@ -230,6 +229,7 @@ impl Comparison {
             peak_resident_kib,
             load_average,
             arrived,
+            lost_connections: done.lost,
             errors: kept(done.errors),
         })
     }
@@ -242,7 +242,7 @@ impl Comparison {
         }
         let sink = self.stage.sink(place.arm);
         // What does not come in time is missing in the counts, which is judged later.
-        let _ = clock::wait_for("accepted mails to be passed on", DELIVERY_MAX, || {
+        clock::wait_for("accepted mails to be passed on", DELIVERY_MAX, || {
             match sink.take() {
                 Ok(more) => counts.add(more),
                 Err(error) => return Some(Err(error)),
@@ -325,7 +325,7 @@ impl Comparison {
         let work = || send(&place.netns, ends.as_ref(), &load);
         let ((done, files_peak), peak_kib) = highest_while(LOOK_CLOSELY_INTERVAL, look, || {
             highest_while(LOOK_CLOSELY_INTERVAL, files_in_memory_kib, work)
-                .map_or_else(|error| (Err(error), files_before), |both| both)
+                .unwrap_or_else(|error| (Err(error), files_before))
         })?;
         let done = done?;
         let a_session = |kib: u64| kib as f64 / f64::from(sessions);
@@ -368,35 +368,44 @@ impl Comparison {
 
     /// Another client than ours: what it measures should be much the same.
     fn source(&mut self, place: &Place, mails_max: u32) -> Result<Source> {
-        let trial = self.source_seconds(place, SOURCE_TRIAL_MAILS)?;
         let mut mails = SOURCE_TRIAL_MAILS;
+        let Some(trial) = self.source_seconds(place, mails)? else {
+            return Ok(Source { arm: place.arm, mails, mails_per_second: None });
+        };
         while mails < mails_max
             && f64::from(mails) * trial / f64::from(SOURCE_TRIAL_MAILS) < SOURCE_SECONDS
         {
             mails = (mails * 2).min(mails_max);
         }
         let seconds = self.source_seconds(place, mails)?;
-        Ok(Source { arm: place.arm, mails, mails_per_second: f64::from(mails) / seconds })
+        let mails_per_second = seconds.map(|seconds| f64::from(mails) / seconds);
+        Ok(Source { arm: place.arm, mails, mails_per_second })
     }
 
-    fn source_seconds(&mut self, place: &Place, mails: u32) -> Result<f64> {
+    /// `None` when it does not end: it waits for banners of connections that were lost.
+    fn source_seconds(&mut self, place: &Place, mails: u32) -> Result<Option<f64>> {
         let Some(address) = place.smtp else { bail!("{} has no address", place.arm.title()) };
-        let mut command = match &self.stage.ends {
-            None => place.netns.command("smtp-source"),
-            Some(ends) => {
-                let mut command = place.netns.command("taskset");
-                command.args(["--cpu-list", &ends.list(), "smtp-source"]);
-                command
-            }
-        };
+        let mut command = place.netns.command("timeout");
+        command.arg(SOURCE_SECONDS_MAX.to_string());
+        if let Some(ends) = &self.stage.ends {
+            command.args(["taskset", "--cpu-list", &ends.list()]);
+        }
+        command.arg("smtp-source");
         command.args(["-s", &SOURCE_SESSIONS.to_string(), "-m", &mails.to_string()]);
         command.args(["-l", &KB_10.to_string(), "-f", "user@bench.test", "-t"]);
         command.args(["partner@bench.test", &address.to_string()]);
         let start = clock::now();
-        run(&mut command)?;
+        let status = command.stderr(Stdio::null()).status().context("cannot run timeout")?;
         let seconds = start.elapsed().as_secs_f64();
-        self.delivered(place, usize::try_from(mails)?)?;
-        Ok(seconds)
+        match status.code() {
+            Some(0) => self.delivered(place, usize::try_from(mails)?)?,
+            Some(TIMED_OUT) => {
+                self.delivered(place, 0)?;
+                return Ok(None);
+            }
+            _ => bail!("smtp-source ended with {status}"),
+        };
+        Ok(Some(seconds))
     }
 }
 
