@@ -47,13 +47,32 @@ pub fn judge(script: &Script, t: &Transcript) -> Result<(), String> {
                 t.client_ended.is_some() || contains(&t.server_got, b"DATA\r\nSubject: x\r\n");
             need(agreed, "the bytes behind a refused DATA are not commands")
         }
-        // CHUNKING is masked: BDAT is refused, and what follows it never runs as commands.
-        "S05" | "S05b" | "S05d" | "S05e" | "S06" => {
+        // The chunks are scanned as one mail; the last is held until the verdict (RFC 3030).
+        "S05" | "S05b" | "S05c" => {
             not_taken(t)?;
-            need(contains(&t.client_got, b"\r\n50"), "BDAT was not refused with 50x")?;
-            need(!contains(&t.client_got, b"CHUNKING"), "CHUNKING was offered")?;
-            need(!contains(&t.server_got, b"BDAT"), "BDAT went on to the server")?;
-            need(!contains(&t.server_got, b"Received:"), "body bytes ran as commands")
+            need(t.taken.is_empty(), "the server took a mail")?;
+            need(contains(&t.client_got, b"\r\n554 "), "not refused with 554")
+        }
+        "S05d" => {
+            not_taken(t)?;
+            need(t.taken.len() == 1, "the first mail was not delivered")?;
+            need(contains(&t.client_got, b"\r\n554 "), "the second was not refused with 554")
+        }
+        "S05e" => {
+            need(t.taken.is_empty(), "the server took a mail")?;
+            // A number that is one may go on as it is: the server reads as many bytes.
+            if script.id == "S05e-bdat-over32" && contains(&t.server_got, b"BDAT 4294967296\r\n") {
+                return need(t.server_got.ends_with(b"\r\nHELLO"), "the chunk was changed");
+            }
+            need(!contains(&t.server_got, b"BDAT"), "the odd size went on to the server")?;
+            need(!contains(&t.server_got, b"HELLO"), "the chunk went on as commands")?;
+            need(contains(&t.client_got, b"\r\n50"), "not refused with 50x")?;
+            need(t.client_ended.is_some(), "not closed, though nobody knows where the chunk ends")
+        }
+        "S06" => {
+            not_taken(t)?;
+            need(contains(&t.client_got, b"\r\n5"), "not refused")?;
+            need(!contains(&t.client_got, b"500 what"), "body bytes ran as commands")
         }
         "S07" => need(!contains(&t.server_got, b"evil@"), "injected commands went on"),
         "S08" => {

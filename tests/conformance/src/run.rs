@@ -1,22 +1,19 @@
 //! Runs a script: a client and a server of the harness, `avr listen` between them.
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
 use regex::bytes::Regex;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
+use tokio::net::TcpListener;
 
+use crate::case::Path as Way;
 use crate::peer::{Ended, Peer};
+use crate::program::{Avr, Options};
 use crate::script::{Script, Step, Who};
 use crate::server::{self, Taken};
 
 /// How long an awaited answer may take.
-const EXPECT_MAX: Duration = Duration::from_secs(10);
+const EXPECT_MAX: Duration = Duration::from_secs(20);
 /// How long a step waits that only paces the script.
 const PACE_MAX: Duration = Duration::from_millis(700);
 /// Silence on both sides for so long ends an observation.
@@ -41,16 +38,17 @@ pub struct Transcript {
     pub unmet: Vec<String>,
 }
 
-/// Runs one script through `avr listen` with the YARA rules of a folder.
+/// Runs one script through `avr listen` as the options say.
 ///
 /// # Errors
 ///
 /// When the script or the machine does not allow it; what the session did is in the transcript.
-pub async fn run(script: &Script, rules: &Path) -> anyhow::Result<Transcript> {
+pub async fn run(script: &Script, options: &Options) -> anyhow::Result<Transcript> {
     let backend = TcpListener::bind("127.0.0.1:0").await.context("listen as the server")?;
+    let way = if script.proto == "pop3" { Way::Pop3 } else { Way::Smtp };
     // Killed when dropped.
-    let (_engine, at) = listen(backend.local_addr()?, &script.proto, rules).await?;
-    let client = Peer::new(TcpStream::connect(at).await.context("connect as the client")?);
+    let avr = Avr::start(backend.local_addr()?, way, options).await?;
+    let client = Peer::new(avr.connect().await?);
     let (server, _) = backend.accept().await.context("accept as the server")?;
     let mut stage =
         Stage { client, server: Peer::new(server), taken: Taken::default(), unmet: Vec::new() };
@@ -63,46 +61,6 @@ pub async fn run(script: &Script, rules: &Path) -> anyhow::Result<Transcript> {
     let taken = stage.taken.lock().map(|taken| taken.clone()).unwrap_or_default();
     let unmet = stage.unmet;
     Ok(Transcript { client_got, client_ended, server_got, server_ended, taken, unmet })
-}
-
-/// Starts `avr listen` on a free port and waits until it says which.
-async fn listen(
-    to: SocketAddr,
-    protocol: &str,
-    rules: &Path,
-) -> anyhow::Result<(Child, SocketAddr)> {
-    let program = program()?;
-    let mut engine = Command::new(&program)
-        .args(["listen", "--listen", "127.0.0.1:0", "--protocol", protocol, "--to"])
-        .arg(to.to_string())
-        .arg("--rules")
-        .arg(rules)
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .with_context(|| format!("run {}; `cargo build --release` makes it", program.display()))?;
-    let log = engine.stderr.take().context("the log is piped")?;
-    let mut lines = BufReader::new(log).lines();
-    let ready = async {
-        while let Some(line) = lines.next_line().await? {
-            let word = line.split_whitespace().find_map(|word| word.strip_prefix("local="));
-            if let Some(address) = word {
-                return Ok(address.parse()?);
-            }
-        }
-        anyhow::bail!("avr listen ended before it listened")
-    };
-    let address = tokio::time::timeout(EXPECT_MAX, ready).await.context("avr listen starts")??;
-    // The rest of its log is read and dropped, or it would stop when the pipe is full.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    Ok((engine, address))
-}
-
-/// `avr` as built beside this test.
-fn program() -> anyhow::Result<PathBuf> {
-    let test = std::env::current_exe().context("find this test")?;
-    let folder = test.parent().and_then(Path::parent).context("the test is in target/…/deps")?;
-    Ok(folder.join("avr"))
 }
 
 struct Stage {

@@ -1,7 +1,5 @@
 //! The session files: JSON, steps run in order between a client and a server.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::Context;
 use base64::Engine as _;
 use serde::{Deserialize, Deserializer};
@@ -18,7 +16,7 @@ pub struct Script {
 }
 
 /// One step; which fields are there says what it is.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub struct Step {
     /// `C`, `S` or `X` (the harness).
     pub who: Who,
@@ -58,9 +56,10 @@ pub struct Step {
 }
 
 /// Whose step it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub enum Who {
     /// Client.
+    #[default]
     C,
     /// Server.
     S,
@@ -113,22 +112,13 @@ impl Script {
     }
 }
 
-/// Where the corpus is: the variable `AVR_CORPUS`, else `../shared/corpus` beside the workspace.
-#[must_use]
-pub fn corpus() -> PathBuf {
-    std::env::var_os("AVR_CORPUS").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus"),
-        PathBuf::from,
-    )
-}
-
 /// All session files, by name. `None` where there is no corpus.
 ///
 /// # Errors
 ///
 /// When a file is there and cannot be read.
 pub fn load_all() -> anyhow::Result<Option<Vec<Script>>> {
-    let root = corpus().join("authored-sessions");
+    let root = crate::corpus::folder().join("authored-sessions");
     if !root.is_dir() {
         return Ok(None);
     }
