@@ -51,6 +51,8 @@ use wire::ticket::TicketKeyError;
 use wire::{Bye, Protocol, SessionId};
 
 pub use direct::connect_directly;
+#[doc(hidden)]
+pub use dns::read_dns_answer;
 pub use limits::Timing;
 pub use settings::{Clock, Settings};
 pub use status::{

@@ -327,6 +327,13 @@ async fn receive(mut reader: impl AsyncRead + Unpin) -> Result<Reply, AskError> 
     }
 }
 
+/// What a server's answer to the first command of a session means, if anything; for `tests/fuzz`.
+#[doc(hidden)]
+#[must_use]
+pub fn read_reply(reply: &[u8]) -> Option<EngineOutcome> {
+    parse(reply, 1).ok()
+}
+
 /// What an answer means. Those to commands of a session start with the number of the command; only a
 /// complaint about the session itself may come without.
 fn parse(reply: &[u8], command: u32) -> Result<EngineOutcome, AskError> {
