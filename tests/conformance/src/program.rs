@@ -164,11 +164,12 @@ struct Sessions {
     ended: HashMap<SocketAddr, String>,
 }
 
-static SESSION: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r" session=(\S+)").ok());
+static SESSION: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r#" session="?([^\s"]+)"#).ok());
 static CLIENT: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r" client=(\S+)").ok());
-/// The verdict is words with blanks; the next field ends it.
 static VERDICT: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r" verdict=(.*?) [a-z_]+=").ok());
+    LazyLock::new(|| Regex::new(r#" verdict="([a-z-]+)""#).ok());
+static REASON: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r#" reason="([^"]*)""#).ok());
 
 impl Log {
     fn note(&self, line: &str) {
@@ -179,8 +180,12 @@ impl Log {
         let Some(session) = field(&SESSION) else { return };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(verdict) = field(&VERDICT) {
+            let verdict = match field(&REASON) {
+                Some(reason) if verdict == "unscannable" => format!("{verdict}: {reason}"),
+                _ => verdict,
+            };
             state.verdicts.entry(session).or_default().push(verdict);
-        } else if line.contains("hold limit") {
+        } else if line.contains("hold limit: not scanned") {
             state.verdicts.entry(session).or_default().push("unscannable: hold limit".to_owned());
         } else if line.contains("session ended")
             && let Some(client) = field(&CLIENT).and_then(|client| client.parse().ok())
@@ -205,7 +210,10 @@ mod tests {
     #[test]
     fn the_log_of_a_session_is_found_by_its_client() {
         let log = Log::default();
-        log.note("INFO session: mail session=ab12 parts=2 verdict=unscannable: an archive decision=\"pass\" waited_ms=1");
+        log.note(
+            "INFO journal: mail session=ab12 client=127.0.0.1:4000 parts=2 verdict=\"unscannable\" \
+             name=\"\" reason=\"an archive\" action=\"passed\" waited_ms=1",
+        );
         log.note("INFO avr::listen: session ended session=ab12 client=127.0.0.1:4000 server=x");
         let client = "127.0.0.1:4000".parse().unwrap();
         assert_eq!(log.take(client), Some(vec!["unscannable: an archive".to_owned()]));

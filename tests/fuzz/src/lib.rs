@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod clamd;
+mod containers;
 mod dot;
 mod frames;
 mod mime;
@@ -28,6 +29,7 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("box_frame", frames::frame),
     ("box_stack", frames::stack),
     ("clamd_reply", clamd::reply),
+    ("containers", containers::containers),
     ("dns_answer", wired::dns_answer),
     ("dot_framer", dot::framer),
     ("mime_header", mime::header),

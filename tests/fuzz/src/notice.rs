@@ -18,6 +18,9 @@ pub(crate) fn hostile_header(bytes: &[u8]) {
         name: String::from_utf8_lossy(&message[..message.len().min(64)]).into_owned(),
         engine: "fuzz".to_owned(),
         file_name: Some(String::from_utf8_lossy(message).into_owned()),
+        time: Some(String::from_utf8_lossy(&message[..message.len().min(32)]).into_owned()),
+        reference: Some("17".to_owned()),
+        quarantined: choice & 2 == 2,
     };
     let reply = fetched(language, message, Decision::Refuse(finding));
     let Some(reply) = reply else { return };

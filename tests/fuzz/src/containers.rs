@@ -1,0 +1,46 @@
+//! Containers of any bytes, and what comes out of them, within a small budget.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use unpack::{Budget, Limits, formats, unpack};
+
+/// Small, so that inputs of a few kilobytes reach them.
+const LIMITS: Limits = Limits {
+    members_max: 64,
+    bytes_max: 2 * 1024 * 1024,
+    member_bytes_max: 512 * 1024,
+    ratio_max: 250,
+    ratio_floor_bytes: 64 * 1024,
+    decoder_bytes_max: 16 * 1024 * 1024,
+};
+/// Containers in containers that are opened.
+const DEPTH_MAX: usize = 3;
+
+/// A file of any kind, in all readings, and the files in it.
+pub(crate) fn containers(bytes: &[u8]) {
+    let mut budget = Budget::new(LIMITS, Arc::new(|| false));
+    open(bytes, DEPTH_MAX, &mut budget);
+}
+
+fn open(bytes: &[u8], depth: usize, budget: &mut Budget) {
+    for format in formats(bytes) {
+        let mut members = Vec::new();
+        let mut found = |member: unpack::Member| {
+            members.push(member);
+            ControlFlow::Continue(())
+        };
+        let troubles = unpack(bytes, format, budget, &mut found);
+        assert!(budget.members() <= LIMITS.members_max, "{} members", budget.members());
+        assert!(budget.bytes() <= LIMITS.bytes_max, "{} bytes", budget.bytes());
+        for trouble in troubles {
+            assert!(!trouble.to_string().is_empty());
+        }
+        for member in members {
+            assert!(member.bytes.len() <= LIMITS.member_bytes_max, "{}", member.bytes.len());
+            if depth > 0 && !member.is_repeat {
+                open(&member.bytes, depth - 1, budget);
+            }
+        }
+    }
+}
