@@ -8,9 +8,9 @@
 //! Entry: [`entry`].
 #![forbid(unsafe_code)]
 
-mod clamd;
 mod containers;
 mod dot;
+mod engines;
 mod frames;
 mod mime;
 mod notice;
@@ -28,10 +28,11 @@ pub type Entry = fn(&[u8]);
 pub const ENTRIES: &[(&str, Entry)] = &[
     ("box_frame", frames::frame),
     ("box_stack", frames::stack),
-    ("clamd_reply", clamd::reply),
+    ("clamd_reply", engines::clamd_reply),
     ("containers", containers::containers),
     ("dns_answer", wired::dns_answer),
     ("dot_framer", dot::framer),
+    ("icap_head", engines::icap_head),
     ("mime_header", mime::header),
     ("mime_walk", mime::walk),
     ("notice", notice::hostile_header),

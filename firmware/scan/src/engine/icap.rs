@@ -452,5 +452,16 @@ fn safe_name(name: Option<&str>) -> String {
     safe
 }
 
+/// What the head of an answer says of an object, if anything; for `tests/fuzz`.
+#[doc(hidden)]
+#[must_use]
+pub fn read_answer_head(bytes: &[u8]) -> Option<EngineOutcome> {
+    let head = Head::parse(bytes, "ICAP/").ok()?;
+    match head.encapsulated() {
+        Some(_) => verdict::of_response(&head),
+        None => verdict::of_headers(&head),
+    }
+}
+
 #[cfg(test)]
 mod tests;
