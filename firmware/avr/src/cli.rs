@@ -8,8 +8,10 @@ use std::str::FromStr;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
+use config::Document;
 use journal::Timestamp;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde::Deserialize;
 use session::settings::{Around, ScanSettings};
 use tracing::warn;
 
@@ -41,12 +43,8 @@ enum Verb {
         /// What is spoken.
         #[arg(long)]
         protocol: Protocol,
-        /// Folder of YARA rules, beside the built-in one.
-        #[arg(long)]
-        rules: Option<PathBuf>,
-        /// A clamd server, "host:port" or "unix:/path"; may be given several times.
-        #[arg(long)]
-        clamd: Vec<String>,
+        #[command(flatten)]
+        scan: ListenScan,
     },
     /// Show flows, routes, managers, tickets and counters of the running daemon.
     Status {
@@ -129,6 +127,52 @@ impl FromStr for SnoozeTime {
     }
 }
 
+/// What `avr listen` scans with: a file, or a few options that say the most common things.
+#[derive(Debug, clap::Args)]
+struct ListenScan {
+    /// A settings file with a table [scan], as avr.toml has it, and `log`.
+    #[arg(long, conflicts_with_all = ["rules", "hashes", "block", "clamd", "icap"])]
+    config: Option<PathBuf>,
+    /// Folder of YARA rules, beside the built-in one.
+    #[arg(long)]
+    rules: Option<PathBuf>,
+    /// Folder of lists of hashes: *.sha256, *.hdb, *.hsb.
+    #[arg(long)]
+    hashes: Option<PathBuf>,
+    /// What is blocked, an extension as in ".exe" or a kind as in "pe"; may be given several times.
+    #[arg(long)]
+    block: Vec<String>,
+    /// A clamd server, "host:port" or "unix:/path"; may be given several times.
+    #[arg(long)]
+    clamd: Vec<String>,
+    /// An ICAP service, "icap://host:1344/service"; may be given several times.
+    #[arg(long)]
+    icap: Vec<String>,
+}
+
+/// The file of `avr listen --config`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ListenFile {
+    scan: ScanSettings,
+    log: telemetry::Format,
+}
+
+impl ListenScan {
+    fn settings(self) -> anyhow::Result<(ScanSettings, telemetry::Format)> {
+        if let Some(path) = self.config {
+            let document = Document::load(&path)?;
+            let ListenFile { scan, log } = document.parse()?;
+            // What cannot be used is blamed on its line here; it is made ready once more to be used.
+            scan.carrier_in(&document, Around::nothing())?;
+            return Ok((scan, log));
+        }
+        let Self { config: _, rules, hashes, block, clamd, icap } = self;
+        let scan = ScanSettings { rules, hashes, block, clamd, icap, ..ScanSettings::default() };
+        Ok((scan, telemetry::Format::Text))
+    }
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Protocol {
     Smtp,
@@ -148,9 +192,9 @@ impl Arguments {
                 telemetry::init(settings.log);
                 runtime()?.block_on(crate::gateway::run(settings))
             }
-            Verb::Listen { listen, to, protocol, rules, clamd } => {
-                telemetry::init(telemetry::Format::Text);
-                let scan = ScanSettings { rules, clamd, ..ScanSettings::default() };
+            Verb::Listen { listen, to, protocol, scan } => {
+                let (scan, log) = scan.settings()?;
+                telemetry::init(log);
                 let carrier = scan.carrier(Around::nothing())?;
                 let protocol = match protocol {
                     Protocol::Smtp => mail::Protocol::Smtp,
@@ -160,6 +204,7 @@ impl Arguments {
                     let listener = tokio::net::TcpListener::bind(listen)
                         .await
                         .with_context(|| format!("listen on {listen}"))?;
+                    let _watch = carrier.start(&scan)?;
                     crate::listen::serve(listener, &to, protocol, carrier).await
                 })
             }

@@ -61,9 +61,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let routes = Arc::new(settings.routes());
     let snooze = Arc::new(Snooze::default());
     let records = Records::open(&settings, &unit.key);
+    let carrier = settings.scan.carrier(Around {
+        vault: records.vault.clone(),
+        journal: records.journal.clone(),
+        ..Around::nothing()
+    })?;
+    let _watch = carrier.start(&settings.scan)?;
     let gateway = Arc::new(Gateway {
         relay: start_relay(&settings, unit)?,
-        carrier: settings.scan.carrier(Around::nothing())?,
+        carrier,
         mac,
         key,
         started: Instant::now(),

@@ -1,19 +1,21 @@
-//! What scanning costs on this machine: `cargo run --release -p scan --example measure [CLAMD...]`, with
-//! addresses of `clamd` servers as in the settings.
+//! What scanning costs on this machine: `cargo run --release -p scan --example measure`.
 #![allow(
     clippy::print_stdout,
     clippy::disallowed_methods,
     reason = "a program for a terminal that measures time"
 )]
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use scan::engine::clamd::{ClamdEngine, ClamdSettings};
-use scan::engine::yara::YaraEngine;
+use scan::analysis::{LocalEngine, LocalObject};
+use scan::local::block::BlockRules;
+use scan::local::hashes::HashLists;
 use scan::mime::Walker;
-use scan::{Engine, Limits, Object, Scanner};
+use scan::worker::Knowledge;
+use scan::worker::pool::{Isolation, Workers};
+use scan::yara::{CompiledRules, YaraEngine};
+use scan::{Limits, Scanner};
+use spool::Spooler;
 
 /// How often the cheap things are done.
 const ROUNDS: u32 = 2_000;
@@ -22,42 +24,25 @@ const ROUNDS: u32 = 2_000;
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("memory at the start               {}", memory());
     let started = Instant::now();
-    let engine = Arc::new(YaraEngine::new(None)?);
+    let rules = CompiledRules::load(None)?;
     println!("compile the embedded rules       {:>10.1?}", started.elapsed());
-
-    engine
-        .scan(Object { part: 0, content: Bytes::from_static(b"x").into(), file_name: None })
-        .await;
-    println!("memory with the engine            {}", memory());
-
-    let rules = yara_x::compile("rule a { strings: $a = \"needle\" condition: $a }")?;
-    let each = time(ROUNDS, || drop(yara_x::Scanner::new(&rules)));
+    let mut engine = YaraEngine::new(&rules);
+    println!("memory with an engine             {}", memory());
+    let each = time(ROUNDS, || drop(YaraEngine::new(&rules)));
     println!("set up a YARA-X scanner          {each:>10.1?}");
-    let object = vec![b'x'; 10 * 1024];
-    let mut scanner = yara_x::Scanner::new(&rules);
-    let each =
-        time(ROUNDS, || drop(scanner.scan(&object).map(|found| found.matching_rules().len())));
+    let bytes = vec![b'x'; 10 * 1024];
+    let object = LocalObject { bytes: &bytes, file_names: &[] };
+    let each = time(ROUNDS, || drop(engine.scan(&object)));
     println!("scan 10 KiB, scanner at hand     {each:>10.1?}");
 
-    let bytes = Bytes::from(object);
+    let limits = Limits::default();
+    let (hashes, block) = (HashLists::default(), BlockRules::default());
+    let knowledge = Knowledge::new(&rules, hashes, block, limits.clone())?;
+    let workers = Workers::new(Isolation::Thread, 2, &knowledge)?;
     let started = Instant::now();
-    for _ in 0..ROUNDS {
-        engine.scan(Object { part: 0, content: bytes.clone().into(), file_name: None }).await;
-    }
-    println!("scan 10 KiB through the engine   {:>10.1?}", started.elapsed() / ROUNDS);
-
-    let addresses: Vec<String> = std::env::args().skip(1).collect();
-    if !addresses.is_empty() {
-        let clamd = ClamdEngine::new(&addresses, ClamdSettings::default())?;
-        let object =
-            |bytes: &Bytes| Object { part: 0, content: bytes.clone().into(), file_name: None };
-        println!("clamd, new connection: {:?}", clamd.scan(object(&bytes)).await);
-        let started = Instant::now();
-        for _ in 0..ROUNDS {
-            clamd.scan(object(&bytes)).await;
-        }
-        println!("scan 10 KiB through clamd        {:>10.1?}", started.elapsed() / ROUNDS);
-    }
+    workers.warm_up().await;
+    println!("start two workers                {:>10.1?}", started.elapsed());
+    let scanner = Scanner::new(workers, Vec::new(), limits, Spooler::default());
 
     for (name, mail) in [("10 KiB", mail(10 * 1024)), ("10 MiB", mail(10 * 1024 * 1024))] {
         let rounds = if mail.len() > 1024 * 1024 { 10 } else { ROUNDS };
@@ -71,12 +56,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         });
         println!("walk a mail of {name}            {each:>10.1?}  {:>6.0} MB/s", rate(&mail, each));
 
-        let scanner = Scanner::new(vec![Arc::clone(&engine) as Arc<dyn Engine>], Limits::default());
         let (started, mut waited) = (Instant::now(), Duration::ZERO);
         for _ in 0..rounds {
             let mut scan = scanner.begin();
             for chunk in mail.chunks(16 * 1024) {
-                scan.feed(Bytes::copy_from_slice(chunk));
+                scan.feed(chunk);
             }
             waited += scan.finish().await.waited;
         }

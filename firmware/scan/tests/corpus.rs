@@ -14,8 +14,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use scan::engine::yara::YaraEngine;
+use scan::local::block::BlockRules;
+use scan::local::hashes::HashLists;
+use scan::worker::Knowledge;
+use scan::worker::pool::{Isolation, Workers};
+use scan::yara::CompiledRules;
 use scan::{Limits, Scanner, Unscannable, Verdict};
+use spool::Spooler;
 
 use self::common::corpus;
 
@@ -55,7 +60,7 @@ impl Expected {
             // What the default policy refuses.
             (Self::DetectOrReject, Verdict::Unscannable(why)) => !matches!(
                 why,
-                Unscannable::Encrypted | Unscannable::OverSize | Unscannable::Archive
+                Unscannable::Encrypted | Unscannable::OverSize | Unscannable::Archive { .. }
             ),
             _ => false,
         }
@@ -113,7 +118,7 @@ async fn every_mail_gets_a_verdict() {
     }
     println!("{counts:?}");
     assert!(!counts.keys().any(|kind| kind.contains("EngineFailed") || kind.contains("OverTime")));
-    assert_eq!(scanner.bytes_in_flight(), 0);
+    assert_eq!(scanner.spooler().bytes(), 0);
 }
 
 async fn run(collection: &str, mails: Vec<(String, PathBuf, Expected)>, known: &[(&str, &str)]) {
@@ -135,13 +140,17 @@ async fn run(collection: &str, mails: Vec<(String, PathBuf, Expected)>, known: &
 
 fn scanner() -> Scanner {
     let rules = [("zip.yar".to_owned(), ZIP_RULE.to_owned())];
-    Scanner::new(vec![Arc::new(YaraEngine::with_sources(&rules).unwrap())], Limits::default())
+    let rules = CompiledRules::from_sources(&rules).unwrap();
+    let (hashes, block) = (HashLists::default(), BlockRules::default());
+    let knowledge = Knowledge::new(&rules, hashes, block, Limits::default()).unwrap();
+    let workers = Workers::new(Isolation::Thread, 1, &knowledge).unwrap();
+    Scanner::new(workers, Vec::new(), Limits::default(), Spooler::default())
 }
 
 async fn verdict(scanner: &Scanner, mail: &[u8]) -> Verdict {
     let mut scan = scanner.begin();
     for chunk in mail.chunks(4096) {
-        scan.feed(Bytes::copy_from_slice(chunk));
+        scan.feed(chunk);
     }
     scan.finish().await.verdict
 }

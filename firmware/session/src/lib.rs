@@ -47,6 +47,24 @@ pub struct Carrier {
     pub journal: Option<Arc<Journal>>,
 }
 
+impl Carrier {
+    /// To be called once in a program's runtime: gets the scan workers ready, and watches the rules and
+    /// lists for as long as what it returns is kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`settings::ScanSettings::carrier`].
+    pub fn start(
+        &self,
+        settings: &settings::ScanSettings,
+    ) -> Result<Option<settings::Watch>, settings::ScanSettingsError> {
+        let Some(scanner) = self.scanner.clone() else { return Ok(None) };
+        let watch = settings.watch(&scanner)?;
+        tokio::spawn(async move { scanner.workers().warm_up().await });
+        Ok(watch)
+    }
+}
+
 /// What is known of a session besides its bytes, for logs, the journal and the quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {

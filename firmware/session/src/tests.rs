@@ -3,12 +3,21 @@
 use std::fmt;
 use std::sync::Arc;
 
+use journal::Journal;
 use mail::Protocol;
+use quarantine::{Vault, VaultKey};
 use scan::engine::ScanFuture;
+use scan::local::block::BlockRules;
+use scan::local::hashes::HashLists;
+use scan::worker::Knowledge;
+use scan::worker::pool::{Isolation, Workers};
+use scan::yara::CompiledRules;
 use scan::{Engine, EngineOutcome, Limits, Object, Scanner};
+use spool::Spooler;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-use crate::{Carrier, Opaque, Outcome, Policy, carry};
+use crate::policy::{Action, Rule};
+use crate::{Carrier, Facts, Opaque, Outcome, Policy, carry};
 
 /// Finds the word `EVIL`.
 struct Word;
@@ -25,18 +34,42 @@ impl Engine for Word {
     }
 
     fn scan(&self, object: Object) -> ScanFuture<'_> {
-        let found = object.bytes.windows(4).any(|window| window == b"EVIL");
+        let bytes: Vec<u8> =
+            object.content.chunks().map(Result::unwrap).collect::<Vec<_>>().concat();
+        let found = bytes.windows(4).any(|window| window == b"EVIL");
         Box::pin(async move {
             if found { EngineOutcome::Found("Evil.Word".to_owned()) } else { EngineOutcome::Clean }
         })
     }
 }
 
-fn carrier() -> Carrier {
+fn carrier_with(spooler: Spooler, block: &[&str]) -> Carrier {
+    let rules = CompiledRules::load(None).unwrap();
+    let block: Vec<String> = block.iter().map(|entry| (*entry).to_owned()).collect();
+    let block = BlockRules::parse(&block).unwrap();
+    let limits = Limits::default();
+    let knowledge = Knowledge::new(&rules, HashLists::default(), block, limits.clone()).unwrap();
+    let workers = Workers::new(Isolation::Thread, 1, &knowledge).unwrap();
     Carrier {
-        scanner: Some(Scanner::new(vec![Arc::new(Word)], Limits::default())),
+        scanner: Some(Scanner::new(workers, vec![Arc::new(Word)], limits, spooler)),
         mail: Arc::default(),
         policy: Arc::new(Policy::default()),
+        vault: None,
+        journal: None,
+    }
+}
+
+fn carrier() -> Carrier {
+    carrier_with(Spooler::default(), &[])
+}
+
+fn facts(protocol: Protocol) -> Facts {
+    Facts {
+        id: "00ff".to_owned(),
+        protocol,
+        client: "192.0.2.1:4000".to_owned(),
+        server: "192.0.2.25:25".to_owned(),
+        way: "direct".to_owned(),
     }
 }
 
@@ -49,11 +82,22 @@ async fn carried<F>(
 where
     F: Future<Output = ()>,
 {
+    carried_by(&carrier(), protocol, room, peers).await
+}
+
+async fn carried_by<F>(
+    carrier: &Carrier,
+    protocol: Protocol,
+    room: usize,
+    peers: impl FnOnce(DuplexStream, DuplexStream) -> F,
+) -> Outcome
+where
+    F: Future<Output = ()>,
+{
     let (client, near) = tokio::io::duplex(room);
     let (far, server) = tokio::io::duplex(room);
-    let carrier = carrier();
-    let (carried, ()) =
-        tokio::join!(carry("test", protocol, near, far, &carrier), peers(client, server));
+    let facts = facts(protocol);
+    let (carried, ()) = tokio::join!(carry(&facts, near, far, carrier), peers(client, server));
     carried.outcome
 }
 
@@ -183,6 +227,158 @@ async fn unread_by_setting_is_said_to_be_unread() {
         assert_eq!(got, "EVIL");
         drop(server);
     };
-    let (carried, ()) = tokio::join!(carry("test", Protocol::Smtp, near, far, &carrier), peers);
+    let facts = facts(Protocol::Smtp);
+    let (carried, ()) = tokio::join!(carry(&facts, near, far, &carrier), peers);
     assert_eq!(carried.outcome.opaque, Some(Opaque::Setting));
+}
+
+/// A rule for every outcome that has one here.
+fn policy(rule: &str) -> Arc<Policy> {
+    let (action, quarantine) = match rule.split_once('+') {
+        Some((action, _)) => (action, true),
+        None => (rule, false),
+    };
+    let action = match action {
+        "refuse" => Action::Refuse,
+        "replace" => Action::Replace,
+        "replace-part" => Action::ReplacePart,
+        other => panic!("{other}"),
+    };
+    let rule = Rule { action, quarantine };
+    let mut policy = Policy::default();
+    for rules in [&mut policy.fetched, &mut policy.submitted, &mut policy.received] {
+        rules.infected = rule;
+        rules.blocked = rule;
+    }
+    Arc::new(policy)
+}
+
+const WITH_ATTACHMENT: &str = "From: a@a.example\r\nSubject: two parts\r\nMIME-Version: 1.0\r\n\
+    Content-Type: multipart/mixed; boundary=B\r\n\r\n\
+    --B\r\n\r\nkeep this\r\n--B\r\n\
+    Content-Disposition: attachment; filename=tool.exe\r\n\r\nrun me\r\n--B--\r\n";
+
+#[tokio::test]
+async fn a_part_alone_is_replaced_on_its_way_to_the_server_and_to_the_client() {
+    let mut carrier = carrier_with(Spooler::default(), &[".exe"]);
+    carrier.policy = policy("replace-part");
+    let mut settings = mail::Settings::default();
+    settings.smtp.hold = carrier.policy.holds_smtp();
+    carrier.mail = Arc::new(settings);
+    let check = |mail: &str| {
+        assert!(
+            mail.contains("keep this\r\n--B\r\n") && mail.ends_with("\r\n--B--\r\n.\r\n"),
+            "{mail}"
+        );
+        assert!(mail.contains("Blocked.Extension.exe") && !mail.contains("run me"), "{mail}");
+    };
+    let outcome = carried_by(&carrier, Protocol::Smtp, 100, |mut client, mut server| async move {
+        open_transaction(&mut client, &mut server).await;
+        client.write_all(WITH_ATTACHMENT.as_bytes()).await.unwrap();
+        client.write_all(b".\r\n").await.unwrap();
+        check(&hear(&mut server, "\r\n.\r\n").await);
+        server.write_all(b"250 queued\r\n").await.unwrap();
+        assert_eq!(hear(&mut client, "\r\n").await, "250 queued\r\n");
+    })
+    .await;
+    assert_eq!((outcome.messages, outcome.infected), (1, 1));
+    let outcome = carried_by(&carrier, Protocol::Pop3, 100, |mut client, mut server| async move {
+        server.write_all(b"+OK ready\r\n").await.unwrap();
+        hear(&mut client, "\r\n").await;
+        client.write_all(b"RETR 1\r\n").await.unwrap();
+        hear(&mut server, "RETR 1\r\n").await;
+        server.write_all(format!("+OK\r\n{WITH_ATTACHMENT}.\r\n").as_bytes()).await.unwrap();
+        check(&hear(&mut client, "\r\n.\r\n").await);
+    })
+    .await;
+    assert_eq!((outcome.messages, outcome.infected), (1, 1));
+}
+
+#[tokio::test]
+async fn what_is_refused_can_be_kept_and_every_mail_is_written_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = VaultKey::derive(b"a secret").unwrap();
+    let vault = Vault::open(&folder.path().join("kept"), &key, quarantine::Limits::default());
+    let journal = Journal::open(&folder.path().join("journal"), journal::Limits::default());
+    let mut carrier = carrier();
+    carrier.policy = policy("refuse+quarantine");
+    carrier.vault = Some(Arc::new(vault.unwrap()));
+    carrier.journal = Some(Arc::new(journal.unwrap()));
+    const MAIL: &str = "Message-ID: <7@a.example>\r\n\r\nEVIL\r\n";
+    carried_by(&carrier, Protocol::Smtp, 100, |mut client, mut server| async move {
+        open_transaction(&mut client, &mut server).await;
+        client.write_all(format!("{MAIL}.\r\n").as_bytes()).await.unwrap();
+        assert!(hear(&mut client, "\r\n").await.starts_with("554 "));
+    })
+    .await;
+    let found = journal::find(&folder.path().join("journal"), "<7@a.example>").unwrap();
+    let entry = &found.entries[0];
+    assert_eq!((entry.name.as_str(), entry.session.as_str()), ("Evil.Word", "00ff"));
+    assert_eq!(entry.mail_from, "a@a.example");
+    let id = entry.quarantine.parse().unwrap();
+    let content = carrier.vault.unwrap().open_content(id).unwrap();
+    let kept: Vec<u8> = content.map(Result::unwrap).collect::<Vec<_>>().concat();
+    assert_eq!(kept, MAIL.as_bytes());
+}
+
+#[tokio::test]
+async fn a_trusted_sender_is_left_alone_and_counted_so() {
+    let mut carrier = carrier();
+    let mut policy = Policy::default();
+    policy.unscanned_senders = vec!["@a.example".to_owned()];
+    carrier.policy = Arc::new(policy);
+    let outcome = carried_by(&carrier, Protocol::Smtp, 100, |mut client, mut server| async move {
+        open_transaction(&mut client, &mut server).await;
+        client.write_all(b"Subject: x\r\n\r\nEVIL\r\n.\r\n").await.unwrap();
+        assert!(hear(&mut server, "\r\n.\r\n").await.contains("EVIL"));
+        server.write_all(b"250 queued\r\n").await.unwrap();
+        hear(&mut client, "250 queued\r\n").await;
+    })
+    .await;
+    assert_eq!((outcome.messages, outcome.unread), (0, 1));
+}
+
+#[tokio::test]
+async fn a_large_mail_is_held_in_a_file_and_arrives_byte_for_byte() {
+    let body = "0123456789abcdef\r\n".repeat(20_000);
+    let answer = format!("+OK\r\nSubject: large\r\n\r\n..{body}.\r\n");
+    let spooler = Spooler::default();
+    let carrier = carrier_with(spooler.clone(), &[]);
+    let outcome =
+        carried_by(&carrier, Protocol::Pop3, 64 * 1024, |mut client, mut server| async move {
+            server.write_all(b"+OK ready\r\n").await.unwrap();
+            hear(&mut client, "\r\n").await;
+            client.write_all(b"RETR 1\r\n").await.unwrap();
+            hear(&mut server, "RETR 1\r\n").await;
+            let (_, got) = tokio::join!(server.write_all(answer.as_bytes()), async {
+                let mut got = vec![0; answer.len()];
+                client.read_exact(&mut got).await.unwrap();
+                got
+            });
+            assert!(got == answer.as_bytes());
+        })
+        .await;
+    assert_eq!((outcome.messages, outcome.unscannable), (1, 0));
+    assert_eq!(spooler.bytes(), 0);
+}
+
+#[tokio::test]
+async fn without_room_to_hold_a_fetched_mail_passes_and_counts_as_unscanned() {
+    let carrier = carrier_with(Spooler::new(std::path::Path::new("/nonexistent"), 100), &[]);
+    let body = "0123456789abcdef\r\n".repeat(40);
+    let answer = format!("+OK\r\nSubject: x\r\n\r\n{body}.\r\n");
+    let outcome = carried_by(&carrier, Protocol::Pop3, 100, |mut client, mut server| async move {
+        server.write_all(b"+OK ready\r\n").await.unwrap();
+        hear(&mut client, "\r\n").await;
+        client.write_all(b"RETR 1\r\n").await.unwrap();
+        hear(&mut server, "RETR 1\r\n").await;
+        let (_, got) = tokio::join!(server.write_all(answer.as_bytes()), async {
+            let mut got = vec![0; answer.len()];
+            client.read_exact(&mut got).await.unwrap();
+            got
+        });
+        assert_eq!(String::from_utf8(got).unwrap(), answer);
+    })
+    .await;
+    assert_eq!((outcome.messages, outcome.unscannable, outcome.aborted), (1, 1, 0));
 }

@@ -143,6 +143,11 @@ impl Proxy {
         if settings.carrier.scanner.is_none() {
             warn!("scan.mode is \"off\": sessions pass unread");
         }
+        let _watch = settings.carrier.start(&settings.scan).unwrap_or_else(|error| {
+            let error = telemetry::chain(&error);
+            warn!(error, "rules and lists are not watched: changes need a restart");
+            None
+        });
         info!(sessions_max = settings.sessions_max, "serving");
         // Ends with this function: dropping the set ends its task.
         let mut background = JoinSet::new();

@@ -94,6 +94,7 @@ pub struct Settings {
     pub connect_time_max: Duration,
     pub drain_max: Duration,
     pub carrier: Carrier,
+    pub scan: ScanSettings,
     /// Waits that nobody has to set; tests shorten them.
     pub timing: Timing,
     /// Where the load average is read; a setting only of tests.
@@ -134,6 +135,7 @@ impl Settings {
             connect_time_max: Duration::from_secs(file.connect_seconds_max),
             drain_max: Duration::from_secs(file.drain_seconds_max),
             carrier,
+            scan: file.scan,
             timing: Timing::default(),
             load_average: PathBuf::from(host::LOADAVG_PATH),
             log: file.log,
