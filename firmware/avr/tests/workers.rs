@@ -1,0 +1,143 @@
+//! The processes that take mails apart, as `avr listen` starts them: locked in, and replaced when they
+//! die.
+#![allow(
+    clippy::tests_outside_test_module,
+    clippy::unwrap_used,
+    reason = "a test crate of its own"
+)]
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, ChildStderr, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The anti-virus test file, in two halves so that no scanner takes this source away.
+const TEST_FILE: [&str; 2] =
+    [r"X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR-STANDARD-", "ANTIVIRUS-TEST-FILE!$H+H*"];
+
+/// `avr listen` before a mail server that takes everything. Killed when dropped.
+struct Listen {
+    child: Child,
+    address: SocketAddr,
+    /// Kept open: a program that cannot log may die.
+    _log: BufReader<ChildStderr>,
+}
+
+impl Drop for Listen {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn listen() -> Listen {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = server.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in server.incoming() {
+            let stream = stream.unwrap();
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    let mut child = Command::new(env!("CARGO_BIN_EXE_avr"))
+        .args(["listen", "--listen", "127.0.0.1:0", "--protocol", "smtp", "--to", &to])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    loop {
+        let mut line = String::new();
+        assert_ne!(log.read_line(&mut line).unwrap(), 0, "it ended");
+        if let Some((_, rest)) = line.split_once("listening local=") {
+            let address = rest.split_whitespace().next().unwrap().parse().unwrap();
+            return Listen { child, address, _log: log };
+        }
+    }
+}
+
+/// A mail server that takes everything, in lock step.
+fn serve(stream: TcpStream) {
+    let mut writer = stream.try_clone().unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    let mut say = |text: &str| writer.write_all(text.as_bytes());
+    let mut in_data = false;
+    let _ = say("220 ready\r\n");
+    while let Some(Ok(line)) = lines.next() {
+        let reply = match (in_data, line.as_str()) {
+            (true, ".") => {
+                in_data = false;
+                "250 taken\r\n"
+            }
+            (true, _) => continue,
+            (false, "DATA") => {
+                in_data = true;
+                "354 go\r\n"
+            }
+            (false, _) => "250 ok\r\n",
+        };
+        let _ = say(reply);
+    }
+}
+
+/// What is answered to a mail.
+fn send(address: SocketAddr, body: &str) -> String {
+    let stream = TcpStream::connect(address).unwrap();
+    let mut writer = stream.try_clone().unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut hear = || {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        line
+    };
+    hear();
+    for command in ["HELO a", "MAIL FROM:<a@a.example>", "RCPT TO:<b@b.example>", "DATA"] {
+        writer.write_all(format!("{command}\r\n").as_bytes()).unwrap();
+        hear();
+    }
+    writer.write_all(format!("Subject: x\r\n\r\n{body}\r\n.\r\n").as_bytes()).unwrap();
+    hear()
+}
+
+/// The children of a process that are workers.
+fn workers(parent: u32) -> Vec<i32> {
+    let parent = format!("PPid:\t{parent}\n");
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        let read = |what: &str| std::fs::read_to_string(format!("/proc/{pid}/{what}"));
+        read("status").is_ok_and(|status| status.contains(&parent))
+            && read("cmdline").is_ok_and(|line| line.contains(scan::worker::WORKER_VERB))
+    })
+    .collect()
+}
+
+#[test]
+fn workers_are_locked_in_and_replaced_when_they_die() {
+    let listen = listen();
+    assert!(send(listen.address, "hello").starts_with("250 "));
+    let first = workers(listen.child.id());
+    assert!(!first.is_empty());
+    for pid in &first {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_whitespace().next().unwrap().to_owned()
+        };
+        // Filter mode (proc_pid_status(5)).
+        assert_eq!((field("Seccomp:"), field("NoNewPrivs:")), ("2".to_owned(), "1".to_owned()));
+        if nix::unistd::geteuid().is_root() {
+            assert_eq!((field("Uid:"), field("Gid:")), ("65534".to_owned(), "65534".to_owned()));
+        }
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    }
+    for pid in first {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    }
+    let reply = send(listen.address, &TEST_FILE.concat());
+    assert!(reply.starts_with("554 5.7.1 ") && reply.contains("EICAR"), "{reply}");
+    assert!(send(listen.address, "hello again").starts_with("250 "));
+}
