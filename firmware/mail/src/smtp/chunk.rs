@@ -76,7 +76,8 @@ impl SmtpSession {
                 let kind = LastKind::Url;
                 self.hold(Last { before: line, after: Bytes::new(), kind });
             }
-            Body::Open(_) | Body::None => self.forward(line, Pending::Url { is_last }),
+            Body::Open(_) => self.forward(line, Pending::Url { is_last, is_behind: true }),
+            Body::None => self.forward(line, Pending::Url { is_last, is_behind: false }),
         }
     }
 

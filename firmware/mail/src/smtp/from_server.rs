@@ -143,18 +143,26 @@ impl SmtpSession {
                 self.may_wrap = false;
                 self.phase = Phase::Commands;
             }
-            // Refused, or nothing special: what follows are commands, and the server thinks so, too.
+            // Refused, or nothing special: what follows are commands, for the server, too.
             Pending::Data | Pending::StartTls | Pending::Unknown | Pending::Foreign => {
                 self.phase = Phase::Commands
             }
             Pending::EndOfData => self.reset_transaction(),
-            Pending::Url { is_last } if accepted => {
+            Pending::LastChunk => {
+                self.reset_transaction();
+                // RFC 3030 section 2: failed until RSET. The server may have the chunks still.
+                if !accepted {
+                    self.body = Body::Dead;
+                }
+            }
+            Pending::Url { is_last, .. } if accepted => {
                 self.event(Event::Unscanned(UnscannedReason::Burl));
                 if is_last {
                     self.reset_transaction();
                 }
             }
             Pending::Chunk if accepted => {}
+            Pending::Url { is_behind: false, .. } => {}
             Pending::Chunk | Pending::Part | Pending::Url { .. } => self.message_failed(),
             Pending::Ehlo | Pending::Helo | Pending::Rset => {}
             Pending::Mail(_) | Pending::Rcpt(_) | Pending::Plain => {}

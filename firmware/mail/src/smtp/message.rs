@@ -129,12 +129,12 @@ impl SmtpSession {
             (Judged::Replace(finding), Some(kept)) => {
                 self.outputs.push_back(Output::DropHeld);
                 self.send_notice(&finding, &kept, framing);
-                self.expect(Pending::EndOfData);
+                self.expect(last.pending());
             }
             (Judged::Edit(_), Some(_)) => {
                 self.outputs.push_back(Output::SendEdited { to: Side::Server, framing });
                 self.outputs.push_back(Output::DropHeld);
-                self.expect(Pending::EndOfData);
+                self.expect(last.pending());
             }
             (Judged::Refuse(reply), kept) => {
                 if kept.is_some() {
@@ -151,15 +151,13 @@ impl SmtpSession {
     }
 
     fn release(&mut self, last: Last, is_kept: bool) {
+        let pending = last.pending();
         self.send(Side::Server, last.before);
         if is_kept {
             self.outputs.push_back(Output::SendHeld { to: Side::Server, bytes: None });
         }
         self.send(Side::Server, last.after);
-        self.expect(match last.kind {
-            LastKind::Url => Pending::Url { is_last: true },
-            LastKind::Dots | LastKind::Chunk | LastKind::Tail => Pending::EndOfData,
-        });
+        self.expect(pending);
     }
 
     fn send_notice(&mut self, finding: &crate::Finding, kept: &Kept, framing: Framing) {

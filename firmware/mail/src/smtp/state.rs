@@ -175,15 +175,16 @@ pub(super) enum Pending {
     Data,
     Auth,
     StartTls,
-    /// The end marker, or the last chunk.
     EndOfData,
+    LastChunk,
     /// A chunk that is not the last.
     Chunk,
     /// A chunk that the client does not know of: the beginning of its last one.
     Part,
-    /// BURL, and whether it was the last.
+    /// BURL, whether it was the last, and whether there are chunks before it.
     Url {
         is_last: bool,
+        is_behind: bool,
     },
     /// QUIT, NOOP and others whose replies change nothing.
     Plain,
@@ -197,6 +198,15 @@ pub(super) enum Pending {
 }
 
 impl Last {
+    /// What is to come for it.
+    pub(super) fn pending(&self) -> Pending {
+        match self.kind {
+            LastKind::Dots => Pending::EndOfData,
+            LastKind::Chunk | LastKind::Tail => Pending::LastChunk,
+            LastKind::Url => Pending::Url { is_last: true, is_behind: true },
+        }
+    }
+
     pub(super) fn framing(&self) -> Framing {
         match self.kind {
             LastKind::Dots => Framing::Dots,

@@ -210,7 +210,9 @@ impl SmtpSession {
         match self.pending.front() {
             Some(Pending::Greeting) => Some(Wait::Greeting),
             Some(Pending::Data) => Some(Wait::DataReply(self.replies)),
-            Some(Pending::EndOfData) => Some(Wait::FinalReply(self.replies)),
+            Some(Pending::EndOfData | Pending::LastChunk | Pending::Url { is_last: true, .. }) => {
+                Some(Wait::FinalReply(self.replies))
+            }
             Some(_) => Some(Wait::Reply(self.replies)),
             None if self.to_server == Outlet::Ended => Some(Wait::ServerEnd(self.replies)),
             None => None,

@@ -69,6 +69,28 @@ fn a_refused_chunk_kills_the_message_until_rset() {
 }
 
 #[test]
+fn a_refused_last_chunk_leaves_nothing_to_add_to() {
+    let refused: &[Step] = &[
+        C("BDAT 5 LAST\r\nworld"),
+        Did(&["end hello world"]),
+        Verdict(Decision::Release),
+        ToS("BDAT 5 LAST\r\nworld"),
+        S("552 too large\r\n"),
+        ToC("552 too large\r\n"),
+    ];
+    let last: &[Step] = &[C("BDAT 1 LAST\r\nx"), ToC(DEAD), ToS("")];
+    played(&[FIRST, FIRST_OK, refused, last, RCPT, FIRST]);
+    let mixed: &[Step] = &[
+        C("DATA\r\n"),
+        ToS("DATA\r\n"),
+        S("354 go\r\n"),
+        ToC("421 4.3.0 The mail server broke the protocol\r\n"),
+        Did(&["UnexpectedReply by Server", "Fin Client", "Reset Server"]),
+    ];
+    played(&[FIRST, FIRST_OK, refused, mixed]);
+}
+
+#[test]
 fn chunks_in_flight_behind_a_refused_one_keep_their_size() {
     played(&[
         FIRST,

@@ -240,6 +240,15 @@ fn what_a_server_fetches_itself_is_counted_and_completes_nothing_unjudged() {
         Did(&["Unscanned(Burl)"]),
     ];
     played(&[url, passed]);
+    // Refused on its own, it leaves the transaction as it was.
+    let refused: &[Step] =
+        &[ToS("BURL imap://x/;uid=1 LAST\r\n"), S("500 what\r\n"), ToC("500 what\r\n")];
+    let data: &[Step] = &[C("DATA\r\n"), ToS("DATA\r\n"), S("354 go\r\n"), ToC("354 go\r\n")];
+    played(&[url, refused, data, &[Did(&["begin a@a.example > b@b.example"])]]);
+    // Behind chunks the server may keep those.
+    let judged: &[Step] = &[ToS(""), Did(&["end hello "]), Verdict(Decision::Release)];
+    let last: &[Step] = &[C("BDAT 1 LAST\r\nx"), ToC(DEAD), ToS("")];
+    played(&[FIRST, FIRST_OK, url, judged, refused, last]);
     // Behind chunks it is what makes the message real.
     played(&[
         FIRST,

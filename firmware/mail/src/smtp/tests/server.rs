@@ -72,7 +72,7 @@ impl Server {
                 let unstuffed = message.map(|line| line.strip_prefix(b".").unwrap_or(line));
                 let mut message = mem::take(&mut self.chunks);
                 message.extend(unstuffed.collect::<Vec<_>>().concat());
-                self.complete(message)
+                self.complete(message, false)
             }
             Reading::Chunk(size, is_last) => {
                 if self.input.len() < size {
@@ -90,7 +90,7 @@ impl Server {
                 self.chunks.extend(chunk);
                 if is_last {
                     let message = mem::take(&mut self.chunks);
-                    return self.complete(message);
+                    return self.complete(message, true);
                 }
                 Some(b"250 octets\r\n")
             }
@@ -101,11 +101,16 @@ impl Server {
         self.input.drain(..size).collect()
     }
 
-    fn complete(&mut self, message: Vec<u8>) -> Option<&'static [u8]> {
-        self.forget();
+    fn complete(&mut self, message: Vec<u8>, is_chunked: bool) -> Option<&'static [u8]> {
         if self.refuses() {
+            if self.is_sloppy && is_chunked {
+                self.chunks = message;
+            } else {
+                self.forget();
+            }
             return Some(b"554 no\r\n");
         }
+        self.forget();
         self.messages.push(message);
         Some(b"250 queued\r\n")
     }
@@ -149,6 +154,9 @@ impl Server {
                 self.answer()
             }
             ["BURL", _, "LAST"] => {
+                if self.refuses() {
+                    return Some(b"554 no\r\n");
+                }
                 let chunks = mem::take(&mut self.chunks);
                 self.forget();
                 // What it has fetched itself, nobody here could know.
