@@ -74,7 +74,7 @@ pub(crate) struct Entity {
     pub(crate) encrypted: bool,
     /// S/MIME: signed, encrypted or compressed, as its bytes say.
     pub(crate) cms: bool,
-    /// A message, by its file name.
+    /// A message, by its file name or to some only.
     pub(crate) mail_file: bool,
     pub(crate) partial: bool,
     /// Nobody reads the header, or the body by it, in another way.
@@ -158,7 +158,8 @@ impl Entity {
                 kinds.iter().any(|kind| end.trim_end().eq_ignore_ascii_case(kind))
             })
         };
-        let mail_file = named(MAIL_FILES);
+        // A message of a kind that only some know is one to them.
+        let mail_file = named(MAIL_FILES) || any(&|name| name.starts_with("message/"));
         let encodings = encodings(block.values(Field::Encoding));
         let binhex =
             encodings.binhex || named(&["hqx"]) || any(&|name| BINHEX_TYPES.contains(&name));

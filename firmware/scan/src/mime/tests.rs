@@ -160,12 +160,18 @@ fn signed_messages_and_attached_mail_files_are_walked_inside() {
         assert!(walked.has("hello"));
         assert_eq!(walked.findings, []);
     }
-    let attached = walk(&format!(
-        "Content-Type: application/octet-stream; name=\"x.EML\"\n\
-         Content-Transfer-Encoding: base64\n\n{}\n",
-        encode_base64(inner.as_bytes())
-    ));
-    assert!(attached.has("hello"));
+    for kind in [
+        "application/octet-stream; name=\"x.EML\"",
+        "application/octet-stream; name*=utf-8''x.mh%54",
+        "message/global",
+        "message/x-unknown",
+    ] {
+        let attached = walk(&format!(
+            "Content-Type: {kind}\nContent-Transfer-Encoding: base64\n\n{}\n",
+            encode_base64(inner.as_bytes())
+        ));
+        assert!(attached.has("hello"), "{kind}");
+    }
 }
 
 #[test]
