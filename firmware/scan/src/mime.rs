@@ -15,6 +15,7 @@
 //!
 //! Where even that cannot cover all readings, the finding is [`Unscannable::Ambiguous`].
 
+mod apple;
 mod base64;
 mod binhex;
 mod cms;
@@ -247,6 +248,8 @@ enum InnerKind {
     Message,
     /// S/MIME, in which there may be a message.
     Cms,
+    /// A Macintosh file with forks.
+    Apple,
 }
 
 /// Where all stages put what they have found; counts against the limits.

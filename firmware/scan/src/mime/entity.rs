@@ -22,6 +22,13 @@ const UU_TYPES: [&str; 3] =
 const BINHEX_TYPES: [&str; 3] =
     ["application/mac-binhex40", "application/mac-binhex", "application/x-binhex40"];
 
+const APPLE_TYPES: [&str; 4] = [
+    "application/applefile",
+    "application/macbinary",
+    "application/x-macbinary",
+    "application/mac-binary",
+];
+
 /// How a body may be encoded: one flag a reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Encodings {
@@ -74,6 +81,8 @@ pub(crate) struct Entity {
     pub(crate) encrypted: bool,
     /// S/MIME: signed, encrypted or compressed, as its bytes say.
     pub(crate) cms: bool,
+    /// A Macintosh file of several forks, as its bytes say.
+    pub(crate) apple: bool,
     /// A message, by its file name or to some only.
     pub(crate) mail_file: bool,
     pub(crate) partial: bool,
@@ -172,6 +181,7 @@ impl Entity {
             definite,
             boundary_missing,
             encodings,
+            apple: any(&|name| APPLE_TYPES.contains(&name)),
             mail_file,
             encrypted: any(&|n| n == "multipart/encrypted" || n == "application/pgp-encrypted"),
             cms: named(&["p7m"])

@@ -7,7 +7,7 @@ use super::files::{DecodedFiles, PGP_MESSAGE};
 use super::lines::Piece;
 use super::quoted::QuotedPrintable;
 use super::uu;
-use super::{EVENT_BYTES, Inner, InnerKind, Output, PartHead, cms};
+use super::{EVENT_BYTES, Inner, InnerKind, Output, PartHead, apple, cms};
 use crate::Unscannable;
 
 /// How much of a part's start is kept, bytes: enough for the signs of encryption below.
@@ -147,6 +147,8 @@ impl Sink {
         let encoded = !decoder.is_identity();
         let kind = if entity.cms {
             Some(InnerKind::Cms)
+        } else if entity.apple {
+            Some(InnerKind::Apple)
         } else if !encoded {
             None
         } else if entity.composite.is_some() {
@@ -182,19 +184,43 @@ impl Sink {
         if self.is_encrypted() {
             out.finding(Unscannable::Encrypted);
         }
-        out.end_part(self.part);
-        if let Some(files) = self.files {
+        out.end_part(self.part.clone());
+        if let Some(files) = self.files.take() {
             files.finish(out);
         }
-        if let Some(mut inner) = self.inner {
-            if matches!(inner.kind, InnerKind::Cms) {
-                let Some(content) = cms::signed_content(&inner.bytes) else {
-                    out.finding(Unscannable::Encrypted);
-                    return;
-                };
-                inner = Inner { kind: InnerKind::Message, bytes: content, ..inner };
+        if let Some(inner) = self.inner.take() {
+            self.look_inside(inner, out);
+        }
+    }
+
+    fn look_inside(&self, inner: Inner, out: &mut Output) {
+        match inner.kind {
+            InnerKind::Cms => match cms::signed_content(&inner.bytes) {
+                Some(bytes) => out.walk_later(Inner { kind: InnerKind::Message, bytes, ..inner }),
+                None => out.finding(Unscannable::Encrypted),
+            },
+            InnerKind::Apple => {
+                for fork in apple::forks(&inner.bytes) {
+                    self.fork(fork, out);
+                }
             }
-            out.walk_later(inner);
+            InnerKind::Composite(_) | InnerKind::Message => out.walk_later(inner),
+        }
+    }
+
+    /// A file in this one is a part of its own.
+    fn fork(&self, bytes: &[u8], out: &mut Output) {
+        let head = PartHead {
+            depth: self.part.depth + 1,
+            content_type: "application/octet-stream".to_owned(),
+            file_names: self.part.file_names.clone(),
+            ..PartHead::default()
+        };
+        if let Some(part) = out.start_part(head) {
+            for bytes in bytes.chunks(EVENT_BYTES) {
+                out.data(part.number, bytes);
+            }
+            out.end_part(part);
         }
     }
 

@@ -83,7 +83,9 @@ impl Walk {
     /// A decoded body with a structure.
     pub(crate) fn inner(inner: &Inner, out: &mut Output) -> Self {
         match &inner.kind {
-            InnerKind::Message | InnerKind::Cms => Self::message(inner.depth + 1),
+            InnerKind::Message | InnerKind::Cms | InnerKind::Apple => {
+                Self::message(inner.depth + 1)
+            }
             InnerKind::Composite(entity) => {
                 let mut walk = Self::message(inner.depth);
                 // It is decoded already.

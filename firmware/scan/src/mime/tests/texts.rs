@@ -162,3 +162,18 @@ fn a_repetition_in_binhex_counts_against_the_limit() {
     let limits = Limits { decoded_bytes_max: 50_000, ..Limits::default() };
     assert!(walk_with(&mail, &limits).findings.contains(&Unscannable::OverDecoded));
 }
+
+#[test]
+fn forks_of_macintosh_files_are_parts() {
+    let file = apple::tests::single(&[(3, b"x.zip"), (1, b"Data"), (2, b"Fork")]);
+    let walked = walk(&format!(
+        "Content-Type: application/applefile; name=x.zip\n\
+         Content-Transfer-Encoding: base64\n\n{}\n",
+        encode_base64(&file)
+    ));
+    for fork in ["Data", "Fork"] {
+        let part = walked.parts.iter().find(|part| part.1 == fork.as_bytes());
+        assert_eq!(part.unwrap().0.file_names, ["x.zip"]);
+    }
+    assert_eq!(walked.findings, []);
+}
