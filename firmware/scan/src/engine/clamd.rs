@@ -13,6 +13,7 @@ use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use bytes::Buf;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -27,8 +28,8 @@ pub const REPLY_BYTES_MAX: usize = 4096;
 /// Longest address, bytes: a host name of 253 (RFC 1035 section 2.3.4) and a port, with room to spare.
 pub const ADDRESS_BYTES_MAX: usize = 300;
 
-/// Length of a chunk, as sent before it.
-const LENGTH_BYTES: usize = 4;
+/// Behind the last chunk: one of no bytes.
+const END: &[u8] = &[0; 4];
 
 /// Where a server listens: `host:port`, or `unix:/path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -235,8 +236,12 @@ impl Session {
 
     /// All in one write: the reply is too short for anybody to wait in the meantime.
     async fn send_small(&mut self, bytes: &[u8]) -> Result<Reply, AskError> {
-        push_chunk(&mut self.buffer, bytes)?;
-        push_end(&mut self.buffer);
+        // A chunk of no bytes would be the end.
+        if !bytes.is_empty() {
+            push_length(&mut self.buffer, bytes)?;
+            self.buffer.extend_from_slice(bytes);
+        }
+        self.buffer.extend_from_slice(END);
         match self.stream.write_all(&self.buffer).await {
             Ok(()) => receive(&mut self.stream).await,
             // It has closed; what it said before that still counts.
@@ -271,40 +276,33 @@ impl Session {
     }
 }
 
-/// Sends what is in the buffer, and the object behind it.
+/// Sends what is in the buffer, and the object behind it: not empty, or it would have been a small one.
 async fn send(
     mut writer: impl AsyncWrite + Unpin,
     buffer: &mut Vec<u8>,
     object: &Object,
 ) -> Result<(), AskError> {
+    let mut left = object.content.len();
     for chunk in object.content.chunks() {
         let chunk = chunk.map_err(AskError::Content)?;
         for piece in chunk.chunks(CHUNK_BYTES) {
-            push_chunk(buffer, piece)?;
-            if buffer.len() >= CHUNK_BYTES {
-                writer.write_all(buffer).await.map_err(AskError::Send)?;
-                buffer.clear();
-            }
+            push_length(buffer, piece)?;
+            left = left.saturating_sub(u64::try_from(piece.len()).unwrap_or(u64::MAX));
+            // The end goes with the last chunk; the chunk itself is not copied once more.
+            let end = if left == 0 { END } else { &[] };
+            let mut sent = Buf::chain(Buf::chain(buffer.as_slice(), piece), end);
+            writer.write_all_buf(&mut sent).await.map_err(AskError::Send)?;
+            buffer.clear();
         }
-    }
-    push_end(buffer);
-    writer.write_all(buffer).await.map_err(AskError::Send)
-}
-
-/// A chunk of no bytes would be the end.
-fn push_chunk(buffer: &mut Vec<u8>, chunk: &[u8]) -> Result<(), AskError> {
-    if !chunk.is_empty() {
-        let length =
-            u32::try_from(chunk.len()).map_err(io::Error::other).map_err(AskError::Send)?;
-        buffer.reserve(chunk.len() + 2 * LENGTH_BYTES);
-        buffer.extend_from_slice(&length.to_be_bytes());
-        buffer.extend_from_slice(chunk);
     }
     Ok(())
 }
 
-fn push_end(buffer: &mut Vec<u8>) {
-    buffer.extend_from_slice(&[0; LENGTH_BYTES]);
+/// What stands before a chunk.
+fn push_length(buffer: &mut Vec<u8>, chunk: &[u8]) -> Result<(), AskError> {
+    let length = u32::try_from(chunk.len()).map_err(io::Error::other).map_err(AskError::Send)?;
+    buffer.extend_from_slice(&length.to_be_bytes());
+    Ok(())
 }
 
 async fn receive(mut reader: impl AsyncRead + Unpin) -> Result<Reply, AskError> {
