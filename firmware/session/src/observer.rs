@@ -25,6 +25,14 @@ enum Message {
     LeftAlone(Envelope, u64),
 }
 
+/// Whether the scan of the message that is crossing still matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scanning {
+    GoesOn,
+    /// What comes of the message is decided without it.
+    Over,
+}
+
 impl<'a> Observer<'a> {
     pub(crate) fn new(facts: &'a Facts, carrier: &'a Carrier, scanner: &'a Scanner) -> Self {
         Self { facts, scanner, carrier, message: Message::None }
@@ -90,7 +98,7 @@ impl<'a> Observer<'a> {
         }
     }
 
-    pub(crate) fn event(&mut self, event: &Event, outcome: &mut Outcome) {
+    pub(crate) fn event(&mut self, event: &Event, outcome: &mut Outcome) -> Scanning {
         let session = &self.facts.id;
         match event {
             Event::Opaque(OpaqueReason::Tls) => {
@@ -116,6 +124,7 @@ impl<'a> Observer<'a> {
                 outcome.messages += 1;
                 outcome.unscannable += 1;
                 warn!(session, "message over the hold limit: not scanned");
+                return Scanning::Over;
             }
             Event::Unscanned(UnscannedReason::Burl) => {
                 outcome.messages += 1;
@@ -124,5 +133,6 @@ impl<'a> Observer<'a> {
             }
             Event::Authenticated => {}
         }
+        Scanning::GoesOn
     }
 }

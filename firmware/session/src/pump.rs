@@ -17,6 +17,7 @@ use tracing::warn;
 
 use crate::hold::{Edited, Hold, Item, Stuffing};
 use crate::judge::{Judgement, Judging};
+use crate::observer::Scanning;
 use crate::{
     Carried, LINGER_MAX, OPAQUE_IDLE_MAX, Observer, Outcome, READ_BYTES_MAX, WRITE_QUEUE_BYTES_MAX,
     couple,
@@ -208,7 +209,11 @@ where
                     let items = self.edited.take().map(|edited| edited.items(framing));
                     items.into_iter().flatten().for_each(|item| self.push(to, item));
                 }
-                Output::Event(event) => self.observer.event(&event, &mut self.outcome),
+                Output::Event(event) => {
+                    if self.observer.event(&event, &mut self.outcome) == Scanning::Over {
+                        self.judged = None;
+                    }
+                }
             }
         }
     }
