@@ -279,8 +279,9 @@ fn is_arj(bytes: &[u8]) -> bool {
 fn is_lzma(bytes: &[u8]) -> bool {
     const UNPACKED_BYTES_MAX: u64 = 1 << 38;
     let Some((properties, dictionary)) = bytes.first().zip(u32_le(bytes, 1)) else { return false };
-    let low = dictionary & dictionary.wrapping_sub(1);
-    let is_usual = dictionary >= 4096 && low & low.wrapping_sub(1) == 0;
+    // A power of two, or one and a half.
+    let top = 1_u32.checked_shl(dictionary.checked_ilog2().unwrap_or(0)).unwrap_or(0);
+    let is_usual = dictionary >= 4096 && (dictionary == top || dictionary == top | top >> 1);
     let is_sized =
         u64_le(bytes, 5).is_some_and(|size| size == u64::MAX || size < UNPACKED_BYTES_MAX);
     *properties < 9 * 5 * 5 && is_usual && is_sized && bytes.get(13) == Some(&0) && bytes.len() > 18

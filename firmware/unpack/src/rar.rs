@@ -86,11 +86,24 @@ fn archive(bytes: &[u8], work: &mut Work<'_>) {
     );
     let mut walk = walk.into_inner();
     let is_limited = walk.hand_out();
-    if let Err(error) = outcome
-        && !is_limited
-    {
-        report(&error, walk.work);
+    match outcome {
+        Err(_) if is_limited => {}
+        // In a solid archive what follows a member that is not opened is not opened either.
+        Err(error) if matches!(cause(&error), Error::CannotSkipSolidMember) => {
+            if archive.members().any(|member| is_plain(&member)) {
+                walk.work.unsupported("a solid archive of which some is encrypted or elsewhere");
+            }
+        }
+        Err(error) => report(&error, walk.work),
+        Ok(_) => {}
     }
+}
+
+/// Whether a member could be opened, were it alone.
+fn is_plain(member: &ArchiveMember) -> bool {
+    let meta = &member.meta;
+    let is_file = !meta.is_directory && !meta.is_redirection;
+    is_file && !meta.is_encrypted && !meta.is_split_before && !meta.is_split_after
 }
 
 /// Goes through the members; each is handed out when the next begins.
@@ -198,17 +211,20 @@ impl Write for Sink {
     }
 }
 
-fn report(error: &Error, work: &mut Work<'_>) {
+/// What is behind the words on where it happened.
+fn cause(error: &Error) -> &Error {
     match error {
         Error::AtArchiveOffset { source, .. }
         | Error::AtEntry { source, .. }
-        | Error::InVolume { source, .. } => return report(source, work),
-        Error::FeatureDisabled { .. } | Error::UnsupportedEncryption { .. } => {
-            return work.encrypted();
-        }
-        // Why it was to be skipped was said then.
-        Error::CannotSkipSolidMember => return,
-        _ => {}
+        | Error::InVolume { source, .. } => cause(source),
+        _ => error,
+    }
+}
+
+fn report(error: &Error, work: &mut Work<'_>) {
+    let error = cause(error);
+    if let Error::FeatureDisabled { .. } | Error::UnsupportedEncryption { .. } = error {
+        return work.encrypted();
     }
     match error.kind() {
         ErrorKind::PasswordRequired | ErrorKind::BadPassword => work.encrypted(),

@@ -190,7 +190,10 @@ pub(crate) fn lzma(bytes: &[u8], work: &mut Work<'_>) {
     };
     if work.begin() {
         let (content, end) = lzma_raw(data, *properties, dictionary, size, work);
-        finish(Vec::new(), content, end, work);
+        // Nothing marks this format for certain; what yields nothing is not of it.
+        if end != End::Broken || !content.is_empty() {
+            finish(Vec::new(), content, end, work);
+        }
     }
 }
 

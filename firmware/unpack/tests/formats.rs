@@ -250,18 +250,48 @@ fn rar_block(header: &[u8], data: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A rar of version 5 with one member that is stored.
-fn rar(name: &str, content: &[u8]) -> Vec<u8> {
+/// The header and the data of a member that is stored.
+fn rar_file(name: &str, content: &[u8], is_encrypted: bool) -> Vec<u8> {
     let size = u8::try_from(content.len()).unwrap();
-    let mut file = vec![2, 2, size, 4, size, 0x20];
+    // Version, flags and strength of the encryption; salt and start.
+    let record = [[36, 1, 0, 0, 5].as_slice(), &[7; 32]].concat();
+    let (flags, extra) = if is_encrypted { (3, record.as_slice()) } else { (2, [].as_slice()) };
+    let mut file = vec![2, flags];
+    file.extend(is_encrypted.then(|| u8::try_from(extra.len()).unwrap()));
+    file.extend_from_slice(&[size, 4, size, 0x20]);
     file.extend_from_slice(&crc32fast::hash(content).to_le_bytes());
     file.extend_from_slice(&[0, 1, u8::try_from(name.len()).unwrap()]);
     file.extend_from_slice(name.as_bytes());
+    file.extend_from_slice(extra);
+    rar_block(&file, content)
+}
+
+/// A rar of version 5.
+fn rar_of(is_solid: bool, files: &[Vec<u8>]) -> Vec<u8> {
     let mut out = b"Rar!\x1a\x07\x01\0".to_vec();
-    out.extend_from_slice(&rar_block(&[1, 0, 0], b""));
-    out.extend_from_slice(&rar_block(&file, content));
+    out.extend_from_slice(&rar_block(&[1, 0, if is_solid { 4 } else { 0 }], b""));
+    files.iter().for_each(|file| out.extend_from_slice(file));
     out.extend_from_slice(&rar_block(&[5, 0, 0], b""));
     out
+}
+
+fn rar(name: &str, content: &[u8]) -> Vec<u8> {
+    rar_of(false, &[rar_file(name, content, false)])
+}
+
+#[test]
+fn encryption_in_a_rar_is_told_and_hides_nothing() {
+    let files = [rar_file("secret.txt", TEXT, true), rar_file("eicar.com", EICAR, false)];
+    let encrypted = || Trouble::Encrypted { format: Format::Rar };
+    let found = walk(&rar_of(false, &files));
+    assert!(found.has(EICAR));
+    assert_eq!(found.troubles, [encrypted()]);
+    let found = walk(&rar_of(true, &files));
+    let what = "a solid archive of which some is encrypted or elsewhere";
+    let unsupported = Trouble::Unsupported { format: Format::Rar, what };
+    assert_eq!(found.troubles, [encrypted(), unsupported]);
+    let found = walk(&rar_of(true, &files[..1]));
+    assert_eq!(found.troubles, [encrypted()]);
 }
 
 #[test]
