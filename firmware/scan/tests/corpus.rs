@@ -44,7 +44,10 @@ rule eicar_test_zip {
 const AUTHORED_MISSES: &[(&str, &str)] = &[];
 
 /// Of mime-is-broken.
-const BROKEN_MISSES: &[(&str, &str)] = &[];
+const BROKEN_MISSES: &[(&str, &str)] = &[(
+    "v0_multipart-basic-singlepart-binhex40_711ab2.eml",
+    "there is no payload in it: what stands there in BinHex, and is decoded, is the name of a variable",
+)];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expected {
