@@ -2,7 +2,8 @@
 //!
 //! Calling order: [`Walker::new`], then [`Walker::feed`] and [`Walker::poll_event`] until it gives
 //! `None`, at the end [`Walker::finish`] and `poll_event` again. Does no IO, reads no clock, does not
-//! recurse, holds no more than a header, a line and what [`Limits`] allows.
+//! recurse, holds no more than a header, a line and what [`Limits`] allows. What the header says to people
+//! is in [`Walker::summary`].
 //!
 //! The walk is made for the union of the readings that mail programs make of one message. It gets there
 //! in three ways:
