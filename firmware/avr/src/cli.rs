@@ -56,8 +56,8 @@ enum Verb {
     },
     /// Say what happened to a mail, and why. Works without the daemon.
     Trace {
-        /// A session's number or the first six letters of it or more, a Message-ID, or the name of an
-        /// item in the quarantine.
+        /// A session's number or the first six letters of it or more, a Message-ID, or the name of
+        /// an item in the quarantine.
         query: String,
         /// One JSON object a line.
         #[arg(long)]
@@ -73,8 +73,8 @@ enum Verb {
         #[arg(long, global = true, default_value = DEFAULT_PATH)]
         config: PathBuf,
     },
-    /// Leave new connections on the bridge for a while, unscanned. Sessions that run go on; it ends by
-    /// itself, and when the daemon is started anew.
+    /// Leave new connections on the bridge for a while, unscanned. Sessions that run go on; it ends
+    /// by itself, and when the daemon is started anew.
     Snooze {
         /// As in 30m, 2h or 90s, at most 24h; "off" ends it.
         time: SnoozeTime,

@@ -56,8 +56,8 @@ pub enum Answer {
     Error(String),
 }
 
-/// Answers every request at `path` with what `answer` makes of it, on a thread that may block. A stale
-/// socket is replaced.
+/// Answers every request at `path` with what `answer` makes of it, on a thread that may block. A
+/// stale socket is replaced.
 ///
 /// # Errors
 ///

@@ -104,8 +104,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
 /// Whether the box takes a new connection off the bridge.
 fn is_taken(port: Port, route: Route, snooze_left: Option<Duration>) -> bool {
-    // Mail for a server in the office comes from strangers' addresses, which a connection of the box's
-    // own would hide from that server: it stays on the bridge.
+    // Mail for a server in the office comes from strangers' addresses, which a connection of the
+    // box's own would hide from that server: it stays on the bridge.
     port == Port::Lan && route != Route::Bypass && snooze_left.is_none()
 }
 

@@ -1,9 +1,10 @@
 //! The box: takes mail sessions off the bridge, scans them, and carries them to their server.
 //!
 //! `avr run` is [`gateway::run`]; `avr listen` is [`listen::serve`]; what an operator types is in
-//! [`cli`], and asks either the daemon ([`control`]) or what it has kept ([`records`]). Everything about mail is in
-//! `mail` and `scan`, everything about frames in `box-net` and `box-stack`, everything about sites in
-//! `box-relay`; this crate only joins them. Must not depend on anything under `services/`.
+//! [`cli`], and asks either the daemon ([`control`]) or what it has kept ([`records`]). Everything
+//! about mail is in `mail` and `scan`, everything about frames in `box-net` and `box-stack`,
+//! everything about sites in `box-relay`; this crate only joins them. Must not depend on anything
+//! under `services/`.
 #![forbid(unsafe_code)]
 
 pub mod cli;

@@ -1,8 +1,10 @@
-//! A small SMTP client, for `avr quarantine release --via`: hands one mail to one server, unchanged.
+//! A small SMTP client, for `avr quarantine release --via`: hands one mail to one server,
+//! unchanged.
 //!
-//! No header is added, also none of those that tell of a resending (RFC 5322 section 3.6.6): what was
-//! held back arrives byte for byte, signatures included. No TLS and no login, so the server is one that
-//! takes mail from this machine. What SMTP cannot carry unchanged is refused before anything is sent.
+//! No header is added, also none of those that tell of a resending (RFC 5322 section 3.6.6): what
+//! was held back arrives byte for byte, signatures included. No TLS and no login, so the server is
+//! one that takes mail from this machine. What SMTP cannot carry unchanged is refused before
+//! anything is sent.
 
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
@@ -270,7 +272,8 @@ impl Client {
             .map_err(|source| SendError::Lost { step, source })
     }
 
-    /// The text of the reply's lines, escaped. A code that differs in its last digits is good as well.
+    /// The text of the reply's lines, escaped. A code that differs in its last digits is good as
+    /// well.
     fn expect(
         &mut self,
         step: &'static str,

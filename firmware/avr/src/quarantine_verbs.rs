@@ -231,8 +231,8 @@ fn to_server(vault: &Vault, release: &Release, out: &mut impl Write) -> anyhow::
     let taken = outgoing::send(via, envelope, shape, vault.open_content(release.id)?)?;
     writeln!(
         out,
-        "{}: {} bytes went to {} through {via}, unchanged ({}): {taken}; the sealed copy stays until \
-         it is deleted",
+        "{}: {} bytes went to {} through {via}, unchanged ({}): {taken}; the sealed copy stays \
+         until it is deleted",
         release.id,
         item.bytes,
         to.join(", "),

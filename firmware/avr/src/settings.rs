@@ -41,7 +41,8 @@ pub struct Settings {
     /// A line for every mail.
     #[serde(default)]
     pub journal: JournalSettings,
-    /// Path of the control socket that `avr status` and `avr snooze` ask. Default `/run/avr/control.sock`.
+    /// Path of the control socket that `avr status` and `avr snooze` ask. Default
+    /// `/run/avr/control.sock`.
     #[serde(default = "default_control")]
     pub control: PathBuf,
     /// `"text"` or `"json"`. Default text.

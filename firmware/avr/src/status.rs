@@ -20,7 +20,8 @@ pub struct Status {
     pub mac: String,
     /// SHA-256 of the device key's SubjectPublicKeyInfo.
     pub key_fingerprint: String,
-    /// How long new connections are still left on the bridge, in seconds; `null` when they are taken.
+    /// How long new connections are still left on the bridge, in seconds; `null` when they are
+    /// taken.
     pub snooze_seconds_left: Option<u64>,
     /// TCP connections on the mail ports, as the interceptor sees them.
     pub flows: Flows,

@@ -17,8 +17,8 @@ pub fn trace(out: &mut impl Write, folder: &Path, query: &str, json: bool) -> an
         let shown = telemetry::escape(query.as_bytes());
         match found.since {
             Some(since) => bail!(
-                "no mail of {shown} in the journal, which reaches back to {since}; ask by a session's \
-                 number, the first {} letters of it or more, or a Message-ID",
+                "no mail of {shown} in the journal, which reaches back to {since}; ask by a \
+                 session's number, the first {} letters of it or more, or a Message-ID",
                 journal::SESSION_LETTERS_MIN
             ),
             None => bail!("the journal in {} is empty", folder.display()),

@@ -14,8 +14,8 @@ pub const ENGINES_MAX: usize = 16;
 /// Most bytes of an [`Entry`] as a line of JSON.
 pub const LINE_BYTES_MAX: usize = 32 * 1024;
 
-/// One mail, from its first byte to what was done with it. Texts are made harmless to terminals and cut
-/// at [`TEXT_BYTES_MAX`] when it is recorded; what is not known stays as it is by default.
+/// One mail, from its first byte to what was done with it. Texts are made harmless to terminals and
+/// cut at [`TEXT_BYTES_MAX`] when it is recorded; what is not known stays as it is by default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Entry {

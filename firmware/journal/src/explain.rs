@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use crate::{Action, Entry, Protocol, Verdict};
 
 impl Entry {
-    /// What happened to the mail and why, for people: some labelled lines, the last one ended as well.
+    /// What happened to the mail and why, for people: some labelled lines, the last one ended as
+    /// well.
     #[must_use]
     pub fn explain(&self) -> String {
         let mut text = format!("{}  session {}\n", self.time, self.session);

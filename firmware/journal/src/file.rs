@@ -36,8 +36,8 @@ impl Default for Limits {
     }
 }
 
-/// Writes one line a mail. Shared by all sessions of a program; the lines of several programs, too, may
-/// go to one folder.
+/// Writes one line a mail. Shared by all sessions of a program; the lines of several programs, too,
+/// may go to one folder.
 #[derive(Debug)]
 pub struct Journal {
     folder: PathBuf,
@@ -101,8 +101,8 @@ impl Journal {
         })
     }
 
-    /// The one call for each mail: a line in the program's log, and one in the journal. When the disk
-    /// does not take it, mail goes on; the log is told once, and once again when it does.
+    /// The one call for each mail: a line in the program's log, and one in the journal. When the
+    /// disk does not take it, mail goes on; the log is told once, and once again when it does.
     pub fn record(&self, entry: &Entry) {
         let entry = entry.bounded();
         entry.log();

@@ -35,8 +35,8 @@ pub struct Found {
 }
 
 /// The mails of a session, by its number or the beginning of it (at least [`SESSION_LETTERS_MIN`]
-/// letters); those with this Message-ID, with or without brackets; or the one whose sealed copy has this
-/// name. Needs no running program.
+/// letters); those with this Message-ID, with or without brackets; or the one whose sealed copy has
+/// this name. Needs no running program.
 ///
 /// # Errors
 ///
@@ -138,7 +138,8 @@ fn search(mut lines: impl BufRead, query: &Query, found: &mut Found) -> io::Resu
     Ok(())
 }
 
-/// The next line, of which at most one byte more than [`LINE_BYTES_MAX`] is kept; whether there was one.
+/// The next line, of which at most one byte more than [`LINE_BYTES_MAX`] is kept; whether there was
+/// one.
 fn next_line(lines: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();
     let mut limited = lines.by_ref().take(LINE_BYTES_MAX as u64 + 1);

@@ -1,16 +1,17 @@
 //! One line for every mail: what happened to it, and why.
 //!
-//! A program that carries mail makes an [`Entry`] of each and hands it to [`Journal::record`]: it goes
-//! to the program's log and, as a line of JSON, to a folder of a few files of limited size, of which
-//! the oldest is deleted for the newest. [`find`] looks there for a session or a message, with the
-//! program running or not, and [`Entry::explain`] says in words what happened.
+//! A program that carries mail makes an [`Entry`] of each and hands it to [`Journal::record`]: it
+//! goes to the program's log and, as a line of JSON, to a folder of a few files of limited size, of
+//! which the oldest is deleted for the newest. [`find`] looks there for a session or a message,
+//! with the program running or not, and [`Entry::explain`] says in words what happened.
 //!
-//! Addresses, sizes, engines, verdicts and times are in it; no subject, no content, no password.
-//! A line costs one write to the page cache, microseconds, so drivers record where they are. It is not
-//! flushed to the disk: a power cut may cost the last seconds. When the disk takes no more, mail goes
-//! on without a journal.
+//! Addresses, sizes, engines, verdicts and times are in it; no subject, no content, no password. A
+//! line costs one write to the page cache, microseconds, so drivers record where they are. It is
+//! not flushed to the disk: a power cut may cost the last seconds. When the disk takes no more,
+//! mail goes on without a journal.
 //!
-//! Must not depend on tokio, on sockets, nor on what mail or scanning is. Entry: [`Journal`], [`Entry`].
+//! Must not depend on tokio, on sockets, nor on what mail or scanning is. Entry: [`Journal`],
+//! [`Entry`].
 #![forbid(unsafe_code)]
 
 mod entry;
@@ -36,8 +37,8 @@ use std::path::PathBuf;
 pub enum JournalError {
     /// The folder cannot be made or used.
     #[error(
-        "use the journal folder {}; it must be a folder of this program's own user, on a disk that can \
-         be written",
+        "use the journal folder {}; it must be a folder of this program's own user, on a disk that \
+         can be written",
         folder.display()
     )]
     Folder {

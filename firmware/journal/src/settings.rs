@@ -20,12 +20,12 @@ pub const BYTES_MAX_MAX: u64 = 64 * 1024 * 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct JournalSettings {
-    /// Folder of the lines, of this program alone; made with mode 0700. Default: `journal` in the state
-    /// directory.
+    /// Folder of the lines, of this program alone; made with mode 0700. Default: `journal` in the
+    /// state directory.
     pub folder: Option<PathBuf>,
     /// Disk that all lines may take together, in bytes; the oldest quarter is deleted for new ones.
-    /// Default 32 MiB, some 50,000 mails, which `avr trace` reads in about a second on a small box. From
-    /// 1 MiB to 64 GiB.
+    /// Default 32 MiB, some 50,000 mails, which `avr trace` reads in about a second on a small box.
+    /// From 1 MiB to 64 GiB.
     #[serde(deserialize_with = "config::within::<_, BYTES_MAX_MIN, BYTES_MAX_MAX>")]
     pub bytes_max: u64,
 }

@@ -73,8 +73,8 @@ const EPOCH_DAYS: u64 = 719_468;
 /// Days of 400 years, after which the calendar repeats.
 const ERA_DAYS: u64 = 146_097;
 
-/// Year, month and day of a day since 1970. The year is taken to begin in March, so that a leap day is
-/// its last.
+/// Year, month and day of a day since 1970. The year is taken to begin in March, so that a leap day
+/// is its last.
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + EPOCH_DAYS;
     let (era, day_of_era) = (days / ERA_DAYS, days % ERA_DAYS);

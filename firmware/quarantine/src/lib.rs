@@ -1,9 +1,9 @@
 //! Sealed copies of mail that was refused.
 //!
 //! A [`Vault`] is a folder of files, one an item, each sealed with a key of its own that only the
-//! [`VaultKey`] gives: what lies on the disk can be neither read nor run, whatever it was. There is no
-//! index; what is known of an item stands in its file, sealed as well. Age, bytes and number of the
-//! items are limited, and the oldest go first.
+//! [`VaultKey`] gives: what lies on the disk can be neither read nor run, whatever it was. There is
+//! no index; what is known of an item stands in its file, sealed as well. Age, bytes and number of
+//! the items are limited, and the oldest go first.
 //!
 //! Several processes may use a vault at a time. An item appears whole, by a rename, or not at all;
 //! what a power cut leaves is a temporary file, which the next [`Vault::open`] removes. All calls
@@ -32,8 +32,8 @@ use std::path::PathBuf;
 pub enum VaultError {
     /// The folder cannot be made or used.
     #[error(
-        "use the quarantine folder {}; it must be a folder of this program's own user, on a disk that \
-         can be written",
+        "use the quarantine folder {}; it must be a folder of this program's own user, on a disk \
+         that can be written",
         folder.display()
     )]
     Folder {
@@ -43,7 +43,10 @@ pub enum VaultError {
         source: io::Error,
     },
     /// There is no room on the disk.
-    #[error("the disk of {} is full; make room on it, or lower quarantine.bytes_max", folder.display())]
+    #[error(
+        "the disk of {} is full; make room on it, or lower quarantine.bytes_max",
+        folder.display()
+    )]
     DiskFull {
         /// The quarantine's folder.
         folder: PathBuf,

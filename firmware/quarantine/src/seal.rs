@@ -1,16 +1,16 @@
 //! The file of an item.
 //!
 //! ```text
-//! magic 7 · version 1 · key's name 8 · item's name 8 · salt 32 · length of what follows 4   the head
+//! head: magic 7, version 1, key name 8, item name 8, salt 32, length of what follows 4 (bytes)
 //! the item's Meta in postcard, sealed
 //! the mail, in chunks of 64 KiB, each sealed; the last one is shorter, or as long
 //! ```
 //!
-//! Every item has a key of its own, derived from the vault's, its salt and its name, so that no nonce
-//! is ever used twice. AES-256-GCM seals each piece; its nonce says which piece it is and whether it is
-//! the last one (the STREAM construction of Hoang, Reyhanitabar, Rogaway and Vizár, 2015): a file that
-//! was cut, lengthened, reordered, renamed or mixed from two others does not open. The head is bound to
-//! the sealed `Meta`.
+//! Every item has a key of its own, derived from the vault's, its salt and its name, so that no
+//! nonce is ever used twice. AES-256-GCM seals each piece; its nonce says which piece it is and
+//! whether it is the last one (the STREAM construction of Hoang, Reyhanitabar, Rogaway and Vizár,
+//! 2015): a file that was cut, lengthened, reordered, renamed or mixed from two others does not
+//! open. The head is bound to the sealed `Meta`.
 
 use std::fmt;
 use std::fs::File;
@@ -62,8 +62,8 @@ impl VaultKey {
         Ok(Self { prk, name })
     }
 
-    /// [`Self::derive`] from a private key in PEM: from what it encodes, so that its line ends and what
-    /// stands round it make no difference.
+    /// [`Self::derive`] from a private key in PEM: from what it encodes, so that its line ends and
+    /// what stands round it make no difference.
     ///
     /// # Errors
     ///

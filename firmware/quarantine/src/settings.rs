@@ -30,13 +30,14 @@ const DAY: u64 = 24 * 60 * 60;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuarantineSettings {
-    /// `"on"`, or `"off"`: what is refused is gone, as far as this machine is concerned. Default on.
+    /// `"on"`, or `"off"`: what is refused is gone, as far as this machine is concerned. Default
+    /// on.
     pub mode: Mode,
-    /// Folder of the sealed copies, of this program alone; made with mode 0700. Default: `quarantine`
-    /// in the state directory.
+    /// Folder of the sealed copies, of this program alone; made with mode 0700. Default:
+    /// `quarantine` in the state directory.
     pub folder: Option<PathBuf>,
-    /// Disk that all copies may take together, in bytes; for a new one the oldest are deleted. Default
-    /// 512 MiB. From 1 MiB to 1 TiB.
+    /// Disk that all copies may take together, in bytes; for a new one the oldest are deleted.
+    /// Default 512 MiB. From 1 MiB to 1 TiB.
     #[serde(deserialize_with = "config::within::<_, BYTES_MAX_MIN, BYTES_MAX_MAX>")]
     pub bytes_max: u64,
     /// After how many days a copy is deleted. Default 30. From 1 to 3650.

@@ -116,13 +116,13 @@ impl Vault {
         Ok(vault)
     }
 
-    /// Keeps a mail. `now` is in seconds since 1970. For a mail that is within the limits, items that
-    /// are too old are deleted, and then the oldest ones until there is room.
+    /// Keeps a mail. `now` is in seconds since 1970. For a mail that is within the limits, items
+    /// that are too old are deleted, and then the oldest ones until there is room.
     ///
     /// # Errors
     ///
-    /// The mail is larger than all items may be, it cannot be read from `chunks`, or the disk does not
-    /// take it. Nothing is left of it then.
+    /// The mail is larger than all items may be, it cannot be read from `chunks`, or the disk does
+    /// not take it. Nothing is left of it then.
     pub fn store<E: Into<Box<dyn Error + Send + Sync>>>(
         &self,
         meta: &Meta,
@@ -169,8 +169,9 @@ impl Vault {
         Ok(id)
     }
 
-    /// All items that are not too old, newest first, at most as many as there may be; or why one does
-    /// not open. Each is read when it is asked for, and one that has gone meanwhile is left out.
+    /// All items that are not too old, newest first, at most as many as there may be; or why one
+    /// does not open. Each is read when it is asked for, and one that has gone meanwhile is left
+    /// out.
     ///
     /// # Errors
     ///
@@ -225,8 +226,8 @@ impl Vault {
         })
     }
 
-    /// Deletes what is too old or beyond the other limits. [`Self::store`] does it as well, so this is
-    /// for the days on which nothing is stored.
+    /// Deletes what is too old or beyond the other limits. [`Self::store`] does it as well, so this
+    /// is for the days on which nothing is stored.
     ///
     /// # Errors
     ///
@@ -328,8 +329,8 @@ impl Vault {
         Ok(file)
     }
 
-    /// A file for a new item, locked as long as it is open: [`Self::open`] takes only those away that
-    /// nobody writes to any more.
+    /// A file for a new item, locked as long as it is open: [`Self::open`] takes only those away
+    /// that nobody writes to any more.
     fn make_temporary(&self, now: u64) -> Result<Temporary, VaultError> {
         let write_failed = |source| self.write_failed(source);
         for _ in 0..NAMES_TRIED_MAX {
@@ -385,8 +386,8 @@ impl Drop for Temporary {
     }
 }
 
-/// Locks a file that was just made, and says whether it is still the one at its path: a process that
-/// cleans up may have had it in hand before it was locked.
+/// Locks a file that was just made, and says whether it is still the one at its path: a process
+/// that cleans up may have had it in hand before it was locked.
 fn is_still_ours(file: &File, path: &Path) -> io::Result<bool> {
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => return Ok(false),

@@ -1,8 +1,8 @@
 //! What every program of this workspace does the same way about its logs.
 //!
-//! Purpose: set up `tracing`, render an error with all its causes on one line, and make bytes that a
-//! peer chose harmless before they reach a log ([`escape`], [`harmless`]). Must not depend on any other crate of
-//! the workspace. Entry: [`init`].
+//! Purpose: set up `tracing`, render an error with all its causes on one line, and make bytes that
+//! a peer chose harmless before they reach a log ([`escape`], [`harmless`]). Must not depend on any
+//! other crate of the workspace. Entry: [`init`].
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -57,9 +57,9 @@ pub fn escape(bytes: &[u8]) -> Escaped<'_> {
     Escaped(bytes)
 }
 
-/// Text of a peer for people to read: UTF-8 with at most `bytes_max` bytes. What would steer a terminal
-/// or turn the reading direction round becomes U+FFFD, as does what is no UTF-8; a text that was cut
-/// ends in `…`.
+/// Text of a peer for people to read: UTF-8 with at most `bytes_max` bytes. What would steer a
+/// terminal or turn the reading direction round becomes U+FFFD, as does what is no UTF-8; a text
+/// that was cut ends in `…`.
 #[must_use]
 pub fn harmless(bytes: &[u8], bytes_max: usize) -> String {
     // What is cut off anyway is not looked at: a character has at most four bytes.

@@ -171,8 +171,8 @@ fn an_original_is_handed_out_byte_for_byte_to_its_owner_alone() {
     assert_eq!(
         text,
         format!(
-            "{path}: 29 bytes, as they came (Eicar-Test-Signature); the sealed copy stays until it is \
-             deleted\n"
+            "{path}: 29 bytes, as they came (Eicar-Test-Signature); the sealed copy stays until it \
+             is deleted\n"
         )
     );
     assert_eq!(fs::read(&path).unwrap(), MAIL);
