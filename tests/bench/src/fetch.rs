@@ -145,3 +145,65 @@ async fn read_ok(stream: &mut BufReader<TcpStream>) -> Result<()> {
     ensure!(line.starts_with("+OK"), "{}", line.trim_end());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, Write as _};
+
+    use super::*;
+    use crate::message::{END_OF_DATA, Id, Message};
+
+    /// A POP3 server with one mail for everybody; gives what it was told.
+    fn serve(mail: Vec<u8>) -> (SocketAddr, std::thread::JoinHandle<Vec<String>>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut lines = std::io::BufReader::new(stream.try_clone().unwrap()).lines();
+            stream.write_all(b"+OK ready\r\n").unwrap();
+            let mut told = Vec::new();
+            while let Some(Ok(line)) = lines.next() {
+                let retrieves = line.starts_with("RETR");
+                told.push(line);
+                let answer = if retrieves {
+                    [b"+OK\r\n", &mail[..], END_OF_DATA].concat()
+                } else {
+                    b"+OK\r\n".to_vec()
+                };
+                stream.write_all(&answer).unwrap();
+            }
+            told
+        });
+        (address, serving)
+    }
+
+    fn fetch(from: SocketAddr) -> Fetched {
+        Fetch { from, user: "u".to_owned(), sessions: 1, mails: 2 }.run().unwrap()
+    }
+
+    #[test]
+    fn all_mails_of_a_mailbox_are_fetched_and_compared() {
+        let id = Id { run: 1, number: 2, size: 50_000, repeated: false };
+        let (address, serving) = serve(Message::new(id).to_vec(&Pool::new()));
+        let fetched = fetch(address);
+        assert_eq!(fetched.errors, Vec::<String>::new());
+        assert_eq!(fetched.counts, Counts { exact: 2, ..Counts::default() });
+        assert_eq!((fetched.first_bytes_us.len(), fetched.complete_us.len()), (2, 2));
+        let told = serving.join().unwrap();
+        assert_eq!(told[0], "USER u0");
+        assert_eq!(told[2..], ["RETR 1", "RETR 2", "QUIT"]);
+    }
+
+    #[test]
+    fn a_notice_in_a_mails_place_is_seen() {
+        let (address, _serving) = serve(b"Subject: removed\r\n\r\nA virus.\r\n".to_vec());
+        assert_eq!(fetch(address).counts, Counts { foreign: 2, ..Counts::default() });
+    }
+
+    #[test]
+    fn a_server_that_is_away_is_an_error() {
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let fetched = fetch(gone);
+        assert_eq!((fetched.errors.len(), fetched.counts.mails()), (1, 0));
+    }
+}

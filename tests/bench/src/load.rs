@@ -296,3 +296,89 @@ impl Smtp {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::sink::{Counts, tests::start};
+
+    fn load(to: SocketAddr) -> Load {
+        Load {
+            to: Some(to),
+            clamd: None,
+            run: 3,
+            size: 200_000,
+            repeated: false,
+            sessions: 4,
+            mails: 3,
+            milliseconds: u64::MAX,
+            count: 20,
+            bytes_per_second: None,
+        }
+    }
+
+    #[test]
+    fn every_mail_arrives_once_and_is_counted() {
+        let (address, counts) = start();
+        let done = load(address).run().unwrap();
+        assert_eq!(done.errors, Vec::<String>::new());
+        assert_eq!((done.latencies_us.len(), done.lost), (20, 0));
+        assert_eq!(counts(), Counts { exact: 20, ..Counts::default() });
+        assert!(done.seconds > 0.0 && done.bytes > 20 * 199_000);
+    }
+
+    #[test]
+    fn no_mail_is_begun_when_the_time_is_over() {
+        let (address, counts) = start();
+        let done = Load { milliseconds: 0, ..load(address) }.run().unwrap();
+        assert!(done.latencies_us.is_empty() && done.errors.is_empty());
+        assert_eq!(counts().mails(), 0);
+    }
+
+    #[test]
+    fn a_slow_session_keeps_to_its_speed() {
+        let (address, counts) = start();
+        let slow =
+            Load { bytes_per_second: Some(2_000_000), sessions: 1, count: 1, ..load(address) };
+        let done = slow.run().unwrap();
+        assert!(done.seconds >= 0.099, "200 KB at 2 MB/s took {} s", done.seconds);
+        assert_eq!(counts().exact, 1);
+    }
+
+    #[test]
+    fn a_server_that_refuses_is_an_error_and_not_tried_for_ever() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                stream.unwrap().write_all(b"421 4.3.2 Busy\r\n").unwrap();
+            }
+        });
+        let done = Load { sessions: 1, count: u32::MAX, ..load(address) }.run().unwrap();
+        assert_eq!(done.errors.len(), ERRORS_MAX);
+        assert!(done.errors[0].contains("421 4.3.2 Busy"), "{}", done.errors[0]);
+        assert!(done.latencies_us.is_empty());
+    }
+
+    #[test]
+    fn a_connection_without_a_banner_is_made_again() {
+        let (address, counts) = start();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let front = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let forgotten = listener.accept().unwrap();
+            let (mut client, _) = listener.accept().unwrap();
+            let mut server = std::net::TcpStream::connect(address).unwrap();
+            let (mut from_client, mut to_server) =
+                (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut from_client, &mut to_server));
+            std::io::copy(&mut server, &mut client).unwrap();
+            drop(forgotten);
+        });
+        let done = Load { sessions: 1, count: 2, ..load(front) }.run().unwrap();
+        assert_eq!((done.lost, done.latencies_us.len()), (1, 2));
+        assert_eq!((done.errors, counts().exact), (Vec::new(), 2));
+    }
+}

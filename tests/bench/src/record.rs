@@ -127,20 +127,21 @@ pub(crate) struct Summary {
 }
 
 impl Results {
-    /// An arm in a case by SMTP, if it was measured.
+    /// An arm in a case by SMTP, if any mail got through. What took none has a rate, and no times.
     pub(crate) fn summary(&self, arm: Arm, cell: Cell) -> Option<Summary> {
         let of = |arm: Arm| self.smtp.iter().filter(move |one| one.arm == arm && one.cell == cell);
-        let spread = |value: fn(&Smtp) -> f64| Spread::of(of(arm).map(value));
+        let sent = |arm| of(arm).filter(|one| one.mails > 0);
+        let spread = |value: fn(&Smtp) -> f64| Spread::of(sent(arm).map(value));
         let added = |value: fn(&Smtp) -> u64| {
-            Spread::of(of(arm).filter_map(|one| {
-                let same_round = of(arm.baseline()).find(|direct| direct.round == one.round)?;
+            Spread::of(sent(arm).filter_map(|one| {
+                let same_round = sent(arm.baseline()).find(|direct| direct.round == one.round)?;
                 Some(value(one) as f64 - same_round.latency_us.p50 as f64)
             }))
         };
         Some(Summary {
             arm,
             cell,
-            mails_per_second: spread(|one| one.mails_per_second)?,
+            mails_per_second: Spread::of(of(arm).map(|one| one.mails_per_second))?,
             p50_us: spread(|one| one.latency_us.p50 as f64)?,
             p95_us: spread(|one| one.latency_us.p95 as f64)?,
             p99_us: spread(|one| one.latency_us.p99 as f64)?,
@@ -237,5 +238,25 @@ pub(crate) mod tests {
         let alone = results.summary(Arm::Avr, Cell::new(KB_100, 1, 1)).unwrap();
         assert!(alone.added_p50_us.is_none());
         assert!(results.summary(Arm::Direct, Cell::new(MB_1, 1, 1)).is_none());
+    }
+
+    #[test]
+    fn a_round_without_mails_is_slow_and_not_fast() {
+        let cell = Cell::new(KB_10, 1, 1);
+        let nothing = Smtp {
+            mails: 0,
+            latency_us: Percentiles::default(),
+            ..measurement(Arm::Avr, 2, cell, 0.0, 0)
+        };
+        let mut results = results(|_, _| 100.0);
+        results.smtp = vec![
+            measurement(Arm::Direct, 1, cell, 100.0, 100),
+            measurement(Arm::Avr, 1, cell, 100.0, 400),
+            nothing.clone(),
+        ];
+        let avr = results.summary(Arm::Avr, cell).unwrap();
+        assert_eq!((avr.mails_per_second.min, avr.p50_us.min), (0.0, 400.0));
+        results.smtp = vec![nothing];
+        assert!(results.summary(Arm::Avr, cell).is_none());
     }
 }

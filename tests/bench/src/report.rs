@@ -42,8 +42,9 @@ How it was measured
 - Added latency is beyond the median of the direct way in the same round; for the chain, beyond that of
   the plain bridge in the lab. With many sessions in a closed loop latency is mostly waiting in line.
 - CPU is user's and system's of the arm's own programs with all their children, without clamd, client
-  and server. Peak memory is resident memory of the same; in the figure of memory a session it is
-  proportional, looked at each 50 ms, of programs that had carried nothing but small mails.
+  and server. Peak memory is resident memory of the same, what processes share counted for each; in the
+  figure of memory a session it is counted once, looked at each 50 ms, of programs that had carried
+  nothing but small mails. Files in memory are the whole machine's, clamd's and others' spools too.
 - \"clamd alone\" has no mail server, and so is the most that clamd does on these cores; \"clamd at no other
   cost\" is the most that any proxy with it could do beside this client and mail server.
 
@@ -108,12 +109,13 @@ pub(crate) fn pop3_line(one: &Pop3) -> String {
 /// One measurement by `smtp-source`.
 pub(crate) fn source_line(one: &Source) -> String {
     let rate = one.mails_per_second;
-    let rate = rate.map_or("did not end".to_owned(), |rate| format!("{rate:>8.0} mails/s"));
+    let rate =
+        rate.map_or("failed, or did not end".to_owned(), |rate| format!("{rate:>8.0} mails/s"));
     format!("{:<28} {rate}", one.arm.title())
 }
 
 /// Prints the tables, and writes the files.
-pub(crate) fn write(mail: &Mail, results: &Results) -> Result<()> {
+pub(crate) fn write(mail: &Mail, results: &Results, is_complete: bool) -> Result<()> {
     let text = text(results);
     println!("\n{text}");
     let out = mail.out()?;
@@ -122,7 +124,7 @@ pub(crate) fn write(mail: &Mail, results: &Results) -> Result<()> {
     write_file(&out.join("mail.json"), &serde_json::to_string_pretty(&all)?)?;
     write_file(&out.join("mail.svg"), &chart)?;
     println!("\nwritten: {}", out.join("mail.{json,svg}").display());
-    if mail.publish {
+    if mail.publish && is_complete {
         publish(results, &text, &chart)?;
     }
     Ok(())
@@ -206,7 +208,7 @@ fn heading(results: &Results) -> String {
     let loads = results.smtp.iter().map(|one| one.load_average);
     let load = Spread::of(loads).map_or(0.0, |spread| spread.max);
     format!(
-        "Mail proxies compared, {} rounds in {:.0} minutes\n\
+        "Mail proxies compared, rounds: {}, minutes: {:.0}\n\
          {}, {} cores ({cores}), {} MiB, Linux {}\n\
          load average {:.1} at the start, at most {load:.1} during it\n{}\n",
         results.rounds,
@@ -306,12 +308,12 @@ fn memory_table(memory: &[Memory]) -> String {
 fn target_list(results: &Results) -> String {
     let mut text = String::from("\nTargets\n");
     for target in &results.targets {
-        let _ = writeln!(text, "{:<74} {:<8} {}", target.name, target.mark(), target.measured);
+        let _ = writeln!(text, "{:<84} {:<8} {}", target.name, target.mark(), target.measured);
         let beside = match target.beside.as_str() {
             "" => String::new(),
             beside => format!("beside: {beside}; "),
         };
-        let _ = writeln!(text, "{:<74} {:<8} {beside}target: {}", "", "", target.wanted);
+        let _ = writeln!(text, "{:<84} {:<8} {beside}target: {}", "", "", target.wanted);
     }
     let missed = results.targets.iter().filter(|target| target.reached == Some(false)).count();
     let unknown = results.targets.iter().filter(|target| target.reached.is_none()).count();

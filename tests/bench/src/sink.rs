@@ -217,9 +217,25 @@ impl Framing {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::message::{Id, Message};
+
+    /// A mail server on a thread of its own, as long as the tests run; counts what it took.
+    pub(crate) fn start() -> (SocketAddr, impl Fn() -> Counts) {
+        let shared = Arc::new(Shared::default());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                accept(TcpListener::from_std(listener).unwrap(), serving).await;
+            });
+        });
+        (address, move || *shared.counts.lock().unwrap())
+    }
 
     /// What is taken for the mail, and what is left, with `bytes` in pieces of that size.
     fn framed(bytes: &[u8], piece: usize) -> Option<(Vec<u8>, usize)> {

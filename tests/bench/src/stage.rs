@@ -1,5 +1,6 @@
 //! All that a comparison needs, up and waiting: every arm's programs run from the start to the end,
 //! and idle while another arm is measured.
+#![allow(clippy::print_stdout, reason = "what a person waits for goes to standard output")]
 
 use std::{
     fs,
@@ -56,7 +57,7 @@ pub(crate) struct Stage {
     pub(crate) maildirs: Vec<PathBuf>,
     sink: SinkProcess,
     lab_sink: Option<SinkProcess>,
-    _daemons: Vec<Daemon>,
+    daemons: Vec<Daemon>,
 }
 
 impl Stage {
@@ -71,7 +72,7 @@ impl Stage {
             maildirs: vec![host.maildirs()],
             sink,
             lab_sink: None,
-            _daemons: vec![host.start_clamd()?, host.start_dovecot()?],
+            daemons: vec![host.start_clamd()?, host.start_dovecot()?],
             ends,
         };
         for arm in mail.arms().into_iter().filter(|arm| !arm.is_in_lab()) {
@@ -89,6 +90,18 @@ impl Stage {
             Some(sink) if arm.is_in_lab() => sink,
             _ => &mut self.sink,
         }
+    }
+
+    /// Says of each program that has ended by itself that it did, once, with the end of its log. Its
+    /// arm's errors are measured from then on.
+    pub(crate) fn tell_ended(&mut self) {
+        self.daemons.retain_mut(|daemon| match daemon.check_running() {
+            Ok(()) => true,
+            Err(error) => {
+                println!("ENDED: {error:#}");
+                false
+            }
+        });
     }
 
     fn start_local(&mut self, host: &Host, arm: Arm) -> Result<()> {
@@ -128,7 +141,7 @@ impl Stage {
                 (place.smtp, place.pop3) = (Some(smtp), Some(pop3));
                 let for_pop3 = host.start_avr(pop3, arm == Arm::AvrClamd)?;
                 place.pop3_tree = Tree::new(vec![for_pop3.id()]);
-                self._daemons.push(for_pop3);
+                self.daemons.push(for_pop3);
                 vec![host.start_avr(smtp, arm == Arm::AvrClamd)?]
             }
             Arm::Free | Arm::Clamd => {
@@ -139,7 +152,7 @@ impl Stage {
             Arm::Bridge | Arm::Chain => return Ok(()),
         };
         place.smtp_tree = Tree::new(started.iter().map(Daemon::id).collect());
-        self._daemons.extend(started);
+        self.daemons.extend(started);
         self.places.push(place);
         Ok(())
     }
