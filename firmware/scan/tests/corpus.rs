@@ -11,9 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use bytes::Bytes;
 use scan::local::block::BlockRules;
 use scan::local::hashes::HashLists;
 use scan::worker::Knowledge;

@@ -298,8 +298,10 @@ async fn a_part_alone_is_replaced_on_its_way_to_the_server_and_to_the_client() {
 async fn what_is_refused_can_be_kept_and_every_mail_is_written_down() {
     let folder = tempfile::tempdir().unwrap();
     let key = VaultKey::derive(b"a secret").unwrap();
-    let vault = Vault::open(&folder.path().join("kept"), &key, quarantine::Limits::default());
-    let journal = Journal::open(&folder.path().join("journal"), journal::Limits::default());
+    let limits = quarantine::settings::QuarantineSettings::default().limits();
+    let vault = Vault::open(&folder.path().join("kept"), &key, limits);
+    let limits = journal::settings::JournalSettings::default().limits();
+    let journal = Journal::open(&folder.path().join("journal"), limits);
     let mut carrier = carrier();
     carrier.policy = policy("refuse+quarantine");
     carrier.vault = Some(Arc::new(vault.unwrap()));

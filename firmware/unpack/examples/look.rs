@@ -1,4 +1,5 @@
-//! Prints what containers hold: for each file named, its formats, its members and what was not seen.
+//! Prints what containers hold: for each file named, its formats, its members and what was not
+//! seen.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! What taking apart costs on this machine: `cargo run --release -p unpack --example measure_unpack [FILE...]`.
-//! Without files it makes its own. Rates are in MB a second of one core's time, whatever else runs:
-//! of unpacked bytes, or of the bytes themselves where nothing is packed in them.
+//! What taking apart costs on this machine. `cargo run --release -p unpack --example measure` makes
+//! its own containers; files may be named behind it. Rates are in MB a second of one core's time,
+//! whatever else runs: of unpacked bytes, or of the bytes themselves where nothing is packed in them.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program for a terminal")]
 
 use std::io::{Cursor, Write};

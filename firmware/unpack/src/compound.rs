@@ -1,5 +1,5 @@
-//! Compound files ([MS-CFB]) that `cfb` refuses, read as Office does: tables that are cut off, chains
-//! that leave the file and directories with faults cost what they concern, and no more.
+//! Compound files ([MS-CFB]) that `cfb` refuses, read as Office does: tables that are cut off,
+//! chains that leave the file and directories with faults cost what they concern, and no more.
 
 use crate::bytes::{length, piece, piece_or_less, text_utf16, u16_le, u32_le};
 use crate::ole::MAGIC;
@@ -184,7 +184,8 @@ impl<'a> Entry<'a> {
             right: u32_le(bytes, 72)?,
             child: u32_le(bytes, 76)?,
             start: u32_le(bytes, 116)?,
-            // The upper half is rubbish in files of version 3, and no mail holds more than the lower.
+            // The upper half is rubbish in files of version 3, and no mail holds more than the
+            // lower.
             size: length(u32_le(bytes, 120)?),
         })
     }

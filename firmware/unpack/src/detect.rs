@@ -250,8 +250,13 @@ fn plain_container(bytes: &[u8]) -> Option<Format> {
 
 /// "BZh", the size of blocks, and the mark of a block or of the end.
 fn is_bzip2(bytes: &[u8]) -> bool {
-    matches!(bytes, [b'B', b'Z', b'h', b'1'..=b'9', rest @ ..]
-        if rest.starts_with(b"\x31\x41\x59\x26\x53\x59") || rest.starts_with(b"\x17\x72\x45\x38\x50\x90"))
+    const MARKS: [&[u8]; 2] = [b"\x31\x41\x59\x26\x53\x59", b"\x17\x72\x45\x38\x50\x90"];
+    match bytes {
+        [b'B', b'Z', b'h', b'1'..=b'9', rest @ ..] => {
+            MARKS.iter().any(|mark| rest.starts_with(mark))
+        }
+        _ => false,
+    }
 }
 
 /// A frame that is to be skipped, and another behind it.

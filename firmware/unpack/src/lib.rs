@@ -1,17 +1,17 @@
 //! Containers taken apart in memory, within a budget.
 //!
 //! [`formats`] says as which containers some bytes can be read, [`unpack`] hands out the members of
-//! one reading. The caller feeds the members back (to [`formats`], to a mail parser, to engines) and
-//! counts the depth; one [`Budget`] serves all containers of one mail.
+//! one reading. The caller feeds the members back (to [`formats`], to a mail parser, to engines)
+//! and counts the depth; one [`Budget`] serves all containers of one mail.
 //!
 //! Three rules hold for every format. Everything that can be read is handed out, also from damaged
-//! containers. What was not looked at is named by a [`Trouble`]; no trouble means that all was seen.
-//! Where programs read a container differently, the union of their readings is handed out.
+//! containers. What was not looked at is named by a [`Trouble`]; no trouble means that all was
+//! seen. Where programs read a container differently, the union of their readings is handed out.
 //!
-//! Nothing here does IO or reads a clock: the budget asks its `stop` whether time is over. Memory is
-//! never taken by a number that a container claims: outputs grow as they are decoded, and decoders
-//! that need their dictionary at once are held to [`Limits::decoder_bytes_max`]. Must not depend on
-//! any other crate of the workspace.
+//! Nothing here does IO or reads a clock: the budget asks its `stop` whether time is over. Memory
+//! is never taken by a number that a container claims: outputs grow as they are decoded, and
+//! decoders that need their dictionary at once are held to [`Limits::decoder_bytes_max`]. Must not
+//! depend on any other crate of the workspace.
 #![forbid(unsafe_code)]
 
 mod budget;

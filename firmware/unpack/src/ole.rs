@@ -1,5 +1,6 @@
-//! Compound files ([MS-CFB], "OLE"): the older Office documents, `.msg`, `.msi`, and the projects of
-//! macros in the newer ones. Every stream is a member; what streams of known kinds wrap is one too.
+//! Compound files ([MS-CFB], "OLE"): the older Office documents, `.msg`, `.msi`, and the projects
+//! of macros in the newer ones. Every stream is a member; what streams of known kinds wrap is one
+//! too.
 
 use crate::bytes::{add_name, before_nul, length, piece_or_less, text, text_utf16, u16_le, u32_le};
 use crate::work::{End, Sized, Work};
@@ -14,7 +15,8 @@ pub(crate) const MAGIC: &[u8] = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1";
 const NATIVE: &str = "\u{1}Ole10Native";
 /// The content of an Office document that is encrypted ([MS-OFFCRYPTO] section 2.3.4.4).
 const ENCRYPTED: &str = "EncryptedPackage";
-/// A message's attachment in `.msg`, and its names: display, short, long ([MS-OXMSG] section 2.2.2).
+/// A message's attachment in `.msg`, and its names: display, short, long ([MS-OXMSG] section
+/// 2.2.2).
 const ATTACHMENT: &str = "__substg1.0_37010102";
 const ATTACHMENT_NAMES: [&str; 3] = ["__substg1.0_3001", "__substg1.0_3704", "__substg1.0_3707"];
 /// Longest name in an Ole10Native stream, or value of a name in `.msg`, in bytes.
@@ -94,7 +96,8 @@ fn look_inside(name: &str, content: &[u8], work: &mut Work<'_>) {
 }
 
 /// The names and the content of an embedded file ([MS-OLEDS] section 2.3.6, and what the packager
-/// puts there): a size, two bytes, label, path, eight bytes' worth of flags and path again, content.
+/// puts there): a size, two bytes, label, path, eight bytes' worth of flags and path again,
+/// content.
 pub(crate) fn native(content: &[u8]) -> Option<(Vec<String>, &[u8])> {
     let mut rest = content.get(6..)?;
     let mut names = Vec::new();

@@ -1,10 +1,10 @@
 //! PDF (ISO 32000): embedded files, and the text of all streams but pictures.
 //!
 //! Objects are found by their words, not by the tables that point to them: readers mend broken
-//! tables, each in its own way. A stream that a file specification refers to (`/EF`), that says it is
-//! an embedded file, or that holds a container, is a member of its own; the others, in which scripts
-//! and actions stand, are handed out as one member, one behind the other. Encrypted documents are not
-//! opened, also where the password is empty.
+//! tables, each in its own way. A stream that a file specification refers to (`/EF`), that says it
+//! is an embedded file, or that holds a container, is a member of its own; the others, in which
+//! scripts and actions stand, are handed out as one member, one behind the other. Encrypted
+//! documents are not opened, also where the password is empty.
 
 use crate::bytes::{add_name, piece_or_less, text};
 use crate::inflate::{Deflate, Stream};
@@ -105,8 +105,9 @@ impl PdfStream<'_> {
     }
 }
 
-/// All streams, in the order of the file. A dictionary begins behind the stream before, and a stream
-/// that does not say itself where it ends does so before the next: that bounds what all of them cost.
+/// All streams, in the order of the file. A dictionary begins behind the stream before, and a
+/// stream that does not say itself where it ends does so before the next: that bounds what all of
+/// them cost.
 fn streams(bytes: &[u8]) -> Vec<PdfStream<'_>> {
     let mut streams: Vec<PdfStream<'_>> = Vec::new();
     let mut previous = 0;

@@ -1,7 +1,8 @@
 //! RTF: the objects that are embedded in it as hexadecimal digits.
 //!
 //! What stands between the digits (blanks, control words, groups) is passed over by Word, by rules
-//! that nothing else follows in full; so the digits are read with and without those in inner groups.
+//! that nothing else follows in full; so the digits are read with and without those in inner
+//! groups.
 
 use crate::bytes::{length, u32_le};
 use crate::ole;

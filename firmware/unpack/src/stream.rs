@@ -1,9 +1,9 @@
 //! Formats that pack one stream of bytes: gzip, bzip2, xz, lzma, lzip, zstd, compress.
 //!
 //! Each may hold several streams one after the other. Programs either join them or stop after the
-//! first; what is handed out is the join, which begins with the first. What follows the last is read
-//! by no program, unless it is a container of its own. Checksums are not looked at: programs hand
-//! out what they decoded all the same.
+//! first; what is handed out is the join, which begins with the first. What follows the last is
+//! read by no program, unless it is a container of its own. Checksums are not looked at: programs
+//! hand out what they decoded all the same.
 
 use crate::LimitKind;
 use crate::bytes::{add_name, before_nul, length, piece, text, u16_le, u32_le, u64_le};

@@ -63,7 +63,8 @@ struct CpioHeader {
     align: usize,
 }
 
-/// Whether a cpio begins here. The binary forms have two bytes of mark only, so the name counts too.
+/// Whether a cpio begins here. The binary forms have two bytes of mark only, so the name counts
+/// too.
 pub(crate) fn is_cpio(bytes: &[u8]) -> bool {
     const NAME_BYTES_MAX: usize = 1024;
     cpio_header(bytes).is_some_and(|header| {

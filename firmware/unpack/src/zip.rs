@@ -1,10 +1,10 @@
 //! Zip (APPNOTE 6.3.10), read in every way that programs read it.
 //!
-//! Programs find members by the central directory that an end record points to, by the local headers
-//! one after the other, or by both; and where the two differ, some believe the one, some the other.
-//! So all records are found by their signatures wherever they stand, central entries are joined with
-//! the local headers that they point to, and each reading that differs is decoded, once. What lies
-//! inside a member that was handed out is left to whoever looks at that member.
+//! Programs find members by the central directory that an end record points to, by the local
+//! headers one after the other, or by both; and where the two differ, some believe the one, some
+//! the other. So all records are found by their signatures wherever they stand, central entries are
+//! joined with the local headers that they point to, and each reading that differs is decoded,
+//! once. What lies inside a member that was handed out is left to whoever looks at that member.
 
 use crate::bytes::{add_name, length, piece, piece_or_less, text, u16_le, u32_le, u64_le};
 use crate::inflate::{Bzip2, Decoder, Deflate, Deflate64, Stream};
@@ -48,8 +48,8 @@ const METHOD_XZ: u16 = 95;
 const METHOD_PPMD: u16 = 98;
 const METHOD_AES: u16 = 99;
 
-/// Whether these bytes can be read as a zip: they begin like one, or a local header stands somewhere
-/// in them.
+/// Whether these bytes can be read as a zip: they begin like one, or a local header stands
+/// somewhere in them.
 pub(crate) fn is_zip(bytes: &[u8]) -> bool {
     starts_zip(bytes)
         || memchr::memmem::find_iter(bytes, LOCAL)
@@ -420,7 +420,8 @@ impl Zip<'_, '_> {
             return;
         }
         if headers.iter().all(|header| header.is_encrypted()) {
-            // What they claim to be encrypted is not passed over: it may be plain, and other members.
+            // What they claim to be encrypted is not passed over: it may be plain, and other
+            // members.
             self.work.encrypted();
             return;
         }

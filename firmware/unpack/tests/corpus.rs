@@ -1,5 +1,5 @@
-//! The archives of the corpus beside the tree: what is evil in them is found or said not to be seen,
-//! what is clean gives no false alarm, and none makes a decoder fail, hang or take too much.
+//! The archives of the corpus beside the tree: what is evil in them is found or said not to be
+//! seen, what is clean gives no false alarm, and none makes a decoder fail, hang or take too much.
 #![allow(
     clippy::tests_outside_test_module,
     clippy::unwrap_used,

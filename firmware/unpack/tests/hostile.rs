@@ -1,5 +1,6 @@
-//! Any bytes, and archives that were tampered with: no panic leaves the crate, the budget holds, and
-//! it ends. `UNPACK_SEED` and `UNPACK_ROUNDS` set where the tampering starts and how long it goes on.
+//! Any bytes, and archives that were tampered with: no panic leaves the crate, the budget holds,
+//! and it ends. `UNPACK_SEED` and `UNPACK_ROUNDS` set where the tampering starts and how long it
+//! goes on.
 #![allow(
     clippy::tests_outside_test_module,
     clippy::unwrap_used,
@@ -48,7 +49,11 @@ fn try_all(bytes: &[u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {

@@ -231,10 +231,6 @@ impl Lab {
                 self.content.clear();
                 "abort".to_owned()
             }
-            Output::Hold(_)
-            | Output::SendHeld { .. }
-            | Output::DropHeld
-            | Output::SendEdited { .. } => unreachable!("SMTP streams"),
             Output::Event(Event::Violation { side, what }) => format!("{what:?} by {side:?}"),
             Output::Event(Event::TimedOut { side }) => format!("timeout of {side:?}"),
             Output::Event(event) => format!("{event:?}"),
