@@ -18,7 +18,7 @@ use crate::{corpus, dialogue, judge, own, run, script};
 /// Mails under way at once through one gateway.
 const MAILS_AT_ONCE: usize = 12;
 /// Scripted sessions at once; each has a gateway of its own.
-const SESSIONS_AT_ONCE: usize = 6;
+const SESSIONS_AT_ONCE: usize = 10;
 
 /// Sessions of the corpus that are not run, and why.
 const NOT_RUN: &[(&str, &str)] = &[

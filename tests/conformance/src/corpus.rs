@@ -159,6 +159,10 @@ fn expectation(name: &str, index: &str) -> anyhow::Result<Expect> {
     }
     if name.starts_with("mime-is-broken/") {
         let file = name.rsplit('/').next().unwrap_or_default();
+        if file.starts_with("v3_fname-cdisp.png_") || file.starts_with("v3_fname-ctype.png_") {
+            // The controls: their attachment is file.png for everyone.
+            return Ok(Expect::Pass);
+        }
         let is_valid = file.starts_with("v2_") || file.starts_with("v3_");
         return Ok(if is_valid { Expect::Detect } else { Expect::DetectOrRefuse });
     }

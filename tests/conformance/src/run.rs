@@ -17,7 +17,7 @@ const EXPECT_MAX: Duration = Duration::from_secs(20);
 /// How long a step waits that only paces the script.
 const PACE_MAX: Duration = Duration::from_millis(700);
 /// Silence on both sides for so long ends an observation.
-const QUIET: Duration = Duration::from_millis(700);
+const QUIET: Duration = Duration::from_millis(1500);
 /// Longest observation.
 const OBSERVE_MAX: Duration = Duration::from_secs(20);
 

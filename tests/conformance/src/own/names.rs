@@ -3,46 +3,46 @@
 use super::Soundness::{self, Broken, Sound};
 use crate::case::{Case, Setup};
 
-/// Name, soundness, and the header lines in which `NAME` stands for the part of the name before the
+/// Name, soundness, and the header lines in which `STEM` stands for the part of the name before the
 /// dot and `EXT` for what is behind it.
 const FORMS: &[(&str, Soundness, &str)] = &[
-    ("quoted", Sound, "Content-Disposition: attachment; filename=\"NAME.EXT\""),
-    ("unquoted", Sound, "Content-Disposition: attachment; filename=NAME.EXT"),
-    ("upper-case-key", Sound, "CONTENT-DISPOSITION: ATTACHMENT; FILENAME=\"NAME.EXT\""),
-    ("inline", Sound, "Content-Disposition: inline; filename=\"NAME.EXT\""),
-    ("folded", Sound, "Content-Disposition: attachment;\r\n\tfilename=\r\n \"NAME.EXT\""),
-    ("of-the-type", Sound, "Content-Type: application/octet-stream; name=\"NAME.EXT\""),
-    ("pieces", Sound, "Content-Disposition: attachment; filename*0=\"NAME.\"; filename*1=\"EXT\""),
+    ("quoted", Sound, "Content-Disposition: attachment; filename=\"STEM.EXT\""),
+    ("unquoted", Sound, "Content-Disposition: attachment; filename=STEM.EXT"),
+    ("upper-case-key", Sound, "CONTENT-DISPOSITION: ATTACHMENT; FILENAME=\"STEM.EXT\""),
+    ("inline", Sound, "Content-Disposition: inline; filename=\"STEM.EXT\""),
+    ("folded", Sound, "Content-Disposition: attachment;\r\n\tfilename=\r\n \"STEM.EXT\""),
+    ("of-the-type", Sound, "Content-Type: application/octet-stream; name=\"STEM.EXT\""),
+    ("pieces", Sound, "Content-Disposition: attachment; filename*0=\"STEM.\"; filename*1=\"EXT\""),
     (
         "pieces-in-disorder",
         Sound,
-        "Content-Disposition: attachment; filename*1=\".EXT\"; filename*0=\"NAME\"",
+        "Content-Disposition: attachment; filename*1=\".EXT\"; filename*0=\"STEM\"",
     ),
-    ("percent", Sound, "Content-Disposition: attachment; filename*=utf-8''NAME%2eEXT"),
+    ("percent", Sound, "Content-Disposition: attachment; filename*=utf-8''STEM%2eEXT"),
     (
         "percent-and-other",
         Sound,
-        "Content-Disposition: attachment; filename=\"a.txt\"; filename*=utf-8'ja'NAME.EXT",
+        "Content-Disposition: attachment; filename=\"a.txt\"; filename*=utf-8'ja'STEM.EXT",
     ),
     (
         "type-and-disposition",
         Sound,
-        "Content-Type: text/plain; name=\"NAME.EXT\"\r\nContent-Disposition: attachment; filename=\"a.txt\"",
+        "Content-Type: text/plain; name=\"STEM.EXT\"\r\nContent-Disposition: attachment; filename=\"a.txt\"",
     ),
-    ("encoded-word", Sound, "Content-Disposition: attachment; filename=\"=?utf-8?q?NAME=2EEXT?=\""),
-    ("blank-behind", Broken, "Content-Disposition: attachment; filename=\"NAME.EXT \""),
-    ("dot-behind", Broken, "Content-Disposition: attachment; filename=\"NAME.EXT.\""),
-    ("quoted-pair", Broken, "Content-Disposition: attachment; filename=\"NAME\\.EXT\""),
-    ("twice", Broken, "Content-Disposition: attachment; filename=a.txt; filename=NAME.EXT"),
-    ("comment", Broken, "Content-Disposition: attachment; (a;b) filename=NAME.EXT"),
-    ("blanks-round-equals", Broken, "Content-Disposition: attachment; filename = \"NAME.EXT\""),
-    ("no-semicolon", Broken, "Content-Disposition: attachment filename=NAME.EXT"),
-    ("open-quote", Broken, "Content-Disposition: attachment; filename=\"NAME.EXT"),
-    ("colon-blank", Broken, "Content-Disposition : attachment; filename=\"NAME.EXT\""),
+    ("encoded-word", Sound, "Content-Disposition: attachment; filename=\"=?utf-8?q?STEM=2EEXT?=\""),
+    ("blank-behind", Broken, "Content-Disposition: attachment; filename=\"STEM.EXT \""),
+    ("dot-behind", Broken, "Content-Disposition: attachment; filename=\"STEM.EXT.\""),
+    ("quoted-pair", Broken, "Content-Disposition: attachment; filename=\"STEM\\.EXT\""),
+    ("twice", Broken, "Content-Disposition: attachment; filename=a.txt; filename=STEM.EXT"),
+    ("comment", Broken, "Content-Disposition: attachment; (a;b) filename=STEM.EXT"),
+    ("blanks-round-equals", Broken, "Content-Disposition: attachment; filename = \"STEM.EXT\""),
+    ("no-semicolon", Broken, "Content-Disposition: attachment filename=STEM.EXT"),
+    ("open-quote", Broken, "Content-Disposition: attachment; filename=\"STEM.EXT"),
+    ("colon-blank", Broken, "Content-Disposition : attachment; filename=\"STEM.EXT\""),
     (
         "header-twice",
         Broken,
-        "Content-Disposition: attachment; filename=a.txt\r\nContent-Disposition: attachment; filename=NAME.EXT",
+        "Content-Disposition: attachment; filename=a.txt\r\nContent-Disposition: attachment; filename=STEM.EXT",
     ),
 ];
 
@@ -53,7 +53,7 @@ pub fn cases() -> Vec<Case> {
     for (name, soundness, header) in FORMS {
         let twins = [("evil", "zip", soundness.evil()), ("clean", "text", soundness.clean())];
         for (twin, extension, expect) in twins {
-            let header = header.replace("NAME", "file").replace("EXT", extension);
+            let header = header.replace("STEM", "file").replace("EXT", extension);
             cases.push(Case {
                 source: "own/names".to_owned(),
                 name: format!("own/names/{name}.{twin}"),

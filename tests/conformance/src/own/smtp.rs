@@ -157,9 +157,8 @@ fn chunked() -> Vec<Session> {
                 }
                 let mut steps = vec![serve_chunking()];
                 steps.extend(until_recipient());
-                let last = if twin == "evil" { "(?m)^5" } else { "(?m)^250" };
                 // A hundred and more replies are outstanding at once with small chunks.
-                steps.extend([send(&wire), expect(last), observe(), quit()]);
+                steps.extend(until_judged(twin, send(&wire)));
                 let end = if ends_empty { "-empty-last" } else { "" };
                 let name = format!("bdat-{twin}-{size}{end}");
                 sessions.push(session(&name, "smtp", steps, rule(&mail)));
@@ -168,14 +167,14 @@ fn chunked() -> Vec<Session> {
         let mut steps = vec![serve_chunking()];
         steps.extend(until_recipient());
         let wire = bdat(&mail, true);
-        steps.extend([send_in(&wire, Some(vec![1])), observe(), quit()]);
+        steps.extend(until_judged(twin, send_in(&wire, Some(vec![1]))));
         sessions.push(session(&format!("bdat-{twin}-bytes"), "smtp", steps, rule(&mail)));
         // What looks like the end of a message in a chunk is content.
         let tail = [&b".\r\nMAIL FROM:<x@a.example>\r\n"[..], &payload, b"\r\n"].concat();
         let with_dot = [message("dot", &harmless()), tail].concat();
         let mut steps = vec![serve_chunking()];
         steps.extend(until_recipient());
-        steps.extend([send(&bdat(&with_dot, true)), observe(), quit()]);
+        steps.extend(until_judged(twin, send(&bdat(&with_dot, true))));
         sessions.push(session(&format!("bdat-{twin}-dot-inside"), "smtp", steps, rule(&with_dot)));
     }
     let (first, second) = (message("one", &harmless()), message("two", &harmless()));
@@ -184,7 +183,7 @@ fn chunked() -> Vec<Session> {
     wire.extend_from_slice(&bdat(&second, true));
     let mut steps = vec![serve_chunking()];
     steps.extend(until_recipient());
-    steps.extend([send(&wire), observe(), quit()]);
+    steps.extend(until_judged("clean", send(&wire)));
     sessions.push(session("bdat-two-mails", "smtp", steps, Rule::Delivered(vec![first, second])));
     sessions
 }
@@ -235,7 +234,8 @@ fn pipelined() -> Vec<Session> {
                 wire.extend_from_slice(&crate::wire::stuffed(mail));
             }
             let mut steps = vec![serve(), expect("^220"), send(b"EHLO c.example\r\n")];
-            steps.extend([expect("(?m)^250 "), send_in(&wire, segments.clone()), observe()]);
+            steps.push(expect("(?m)^250 "));
+            steps.extend(until_judged(twin, send_in(&wire, segments.clone())));
             let rule = if twin == "evil" {
                 Rule::NoneInfected { at_most: 1 }
             } else {
@@ -281,7 +281,7 @@ fn forms() -> Vec<Session> {
             steps.extend([send(commands.as_bytes()), expect("(?m)^354 ")]);
             let rule =
                 if twin == "evil" { Rule::Refused } else { Rule::Delivered(vec![wired(&mail)]) };
-            steps.extend([send(&crate::wire::stuffed(&mail)), observe(), quit()]);
+            steps.extend(until_judged(twin, send(&crate::wire::stuffed(&mail))));
             sessions.push(session(&format!("form-{name}-{twin}"), "smtp", steps, rule));
         }
     }
@@ -303,6 +303,15 @@ fn wired(mail: &[u8]) -> Vec<u8> {
 fn bdat(chunk: &[u8], is_last: bool) -> Vec<u8> {
     let last = if is_last { " LAST" } else { "" };
     [format!("BDAT {}{last}\r\n", chunk.len()).as_bytes(), chunk].concat()
+}
+
+/// Sends, and waits for what can only come when the last mail has been judged: the refusal, or the
+/// answer to a QUIT behind it.
+fn until_judged(twin: &str, last: Step) -> Vec<Step> {
+    if twin == "evil" {
+        return vec![last, expect("(?m)^554 ")];
+    }
+    vec![last, quit(), expect("(?m)^221 ")]
 }
 
 fn until_recipient() -> Vec<Step> {
