@@ -31,6 +31,12 @@ pub trait LocalEngine {
 
     /// Looks at one object.
     fn scan(&mut self, object: &LocalObject<'_>) -> EngineOutcome;
+
+    /// Whether the names count: such an engine is also asked about bytes that were looked at before
+    /// under other names.
+    fn looks_at_names(&self) -> bool {
+        false
+    }
 }
 
 /// The raw message, a decoded part, or a member of a container.
@@ -160,7 +166,7 @@ impl Inspection<'_, '_> {
     fn mail(&mut self, raw: &[u8], origin: &Origin) -> Flow {
         let mut oddities = self.walk(Walker::new(&self.limits), raw, origin)?;
         if origin.is_outermost {
-            self.look(raw, &[], origin)?;
+            self.look(raw, &[], origin, true)?;
         }
         let mut done = vec![Reading::default()];
         // All readings share the limits, so that an odd mail costs no more than a large one.
@@ -262,23 +268,23 @@ impl Inspection<'_, '_> {
         origin: &Origin,
         is_wanted: bool,
     ) -> ControlFlow<(), bool> {
-        // The same bytes under another name are looked at again, because of the name.
-        let key = self.keys.hash_one((bytes, names));
-        if bytes.is_empty() || !self.seen.insert((bytes.len(), key)) {
-            return ControlFlow::Continue(false);
-        }
-        if is_wanted {
+        let is_new =
+            !bytes.is_empty() && self.seen.insert((bytes.len(), self.keys.hash_one(bytes)));
+        if is_new && is_wanted {
             (self.export)(origin.part, names.first().map(String::as_str), bytes);
         }
-        self.look(bytes, names, origin)?;
-        ControlFlow::Continue(true)
+        self.look(bytes, names, origin, is_new)?;
+        ControlFlow::Continue(is_new)
     }
 
-    /// Every engine looks at it.
-    fn look(&mut self, bytes: &[u8], names: &[String], origin: &Origin) -> Flow {
-        self.analysis.objects += 1;
+    /// Every engine looks at it; at bytes that are not new, those that care for names.
+    fn look(&mut self, bytes: &[u8], names: &[String], origin: &Origin, is_new: bool) -> Flow {
+        self.analysis.objects += u32::from(is_new);
         for number in 0..self.engines.len() {
             let Some(engine) = self.engines.get_mut(number) else { break };
+            if !is_new && !engine.looks_at_names() {
+                continue;
+            }
             let outcome = engine.scan(&LocalObject { bytes, file_names: names });
             let engine = engine.name();
             match outcome {
@@ -341,8 +347,7 @@ impl Inspection<'_, '_> {
             let is_wanted = member.is_odd && self.wanted != Export::Nothing;
             match self.examine(&member.bytes, &member.names, &origin, is_wanted) {
                 ControlFlow::Continue(is_new) => {
-                    let has_members = || is_container(&member.bytes, &origin);
-                    if is_new && !member.is_repeat && has_members() {
+                    if is_new && is_container(&member.bytes, &origin) {
                         inner.push(member.bytes);
                     }
                 }

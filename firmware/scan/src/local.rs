@@ -23,6 +23,10 @@ impl LocalEngine for block::BlockRules {
         self.check(object.file_names, object.bytes)
             .map_or(EngineOutcome::Clean, EngineOutcome::Found)
     }
+
+    fn looks_at_names(&self) -> bool {
+        true
+    }
 }
 
 impl LocalEngine for hashes::HashLists {

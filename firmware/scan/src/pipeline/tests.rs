@@ -69,7 +69,7 @@ fn whole(content: &Spooled) -> Vec<u8> {
 }
 
 fn mail(part: &[u8]) -> Vec<u8> {
-    let head = "Subject: x\r\nContent-Type: multipart/mixed; boundary=BND\r\n\r\n\
+    let head = "Received: x\r\nSubject: x\r\nContent-Type: multipart/mixed; boundary=BND\r\n\r\n\
         --BND\r\n\r\nhello\r\n\
         --BND\r\nContent-Transfer-Encoding: base64\r\n\
         Content-Disposition: attachment; filename=\"a\x1b.com\"\r\n\r\n";
@@ -121,6 +121,7 @@ async fn a_clean_mail_is_clean_and_gives_its_memory_back() {
     let report = scan(&scanner, &mail).await;
     assert_eq!(report.verdict, Verdict::Clean);
     assert_eq!(report.bytes, mail.len() as u64);
+    drop(report);
     assert_eq!(scanner.spooler().bytes(), 0);
     assert_eq!(scan(&scanner, b"").await.verdict, Verdict::Clean);
 }

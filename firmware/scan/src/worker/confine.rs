@@ -120,6 +120,8 @@ fn allowed() -> Vec<i64> {
         SYS_clock_nanosleep,
         SYS_nanosleep,
         SYS_sched_yield,
+        // (A thread that has just been begun may only now come to this.)
+        SYS_set_robust_list,
         SYS_sched_getaffinity,
         SYS_gettid,
         SYS_getpid,

@@ -42,7 +42,8 @@ async fn scan(workers: &Workers, mail: &[u8], export: Export) -> (Analysis, Vec<
 
 fn attachment(name: &str, bytes: &[u8]) -> Vec<u8> {
     format!(
-        "Content-Type: multipart/mixed; boundary=B\r\n\r\n--B\r\n\r\nhello\r\n--B\r\n\
+        "Received: x\r\nContent-Type: multipart/mixed; boundary=B\r\n\r\n\
+         --B\r\n\r\nhello\r\n--B\r\n\
          Content-Disposition: attachment; filename={name}\r\n\
          Content-Transfer-Encoding: base64\r\n\r\n{}\r\n--B--\r\n",
         encode_base64(bytes)

@@ -89,7 +89,7 @@ fn a_notice_goes_on_in_the_place_of_an_infected_message() {
     let (message, rest) = sent.split_once("\r\n.\r\n").unwrap();
     assert_eq!(rest, "");
     assert!(message.contains("\r\nSubject: [Blocked] x\r\n"), "{message}");
-    assert!(message.contains("Found: Eicar") && message.contains("has not been delivered"));
+    assert!(message.contains("Found: Eicar") && message.contains("No copy of it was kept"));
     assert!(!message.contains("hello") && !message.contains("mailbox"));
 
     let sent = replacement(&[RCPT, KEPT_CHUNK]);
