@@ -44,6 +44,7 @@ fn attachment(name: &str, bytes: &[u8]) -> Vec<u8> {
     format!(
         "Received: x\r\nContent-Type: multipart/mixed; boundary=B\r\n\r\n\
          --B\r\n\r\nhello\r\n--B\r\n\
+         Content-Type: application/octet-stream\r\n\
          Content-Disposition: attachment; filename={name}\r\n\
          Content-Transfer-Encoding: base64\r\n\r\n{}\r\n--B--\r\n",
         encode_base64(bytes)
