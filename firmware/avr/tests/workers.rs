@@ -17,18 +17,21 @@ use nix::unistd::Pid;
 const TEST_FILE: [&str; 2] =
     [r"X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR-STANDARD-", "ANTIVIRUS-TEST-FILE!$H+H*"];
 
-/// `avr listen` before a mail server that takes everything. Killed when dropped.
+/// Killed when dropped.
+struct Running(Child);
+
+/// `avr listen` before a mail server that takes everything.
 struct Listen {
-    child: Child,
+    child: Running,
     address: SocketAddr,
     /// Kept open: a program that cannot log may die.
     _log: BufReader<ChildStderr>,
 }
 
-impl Drop for Listen {
+impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -41,20 +44,18 @@ fn listen() -> Listen {
             std::thread::spawn(move || serve(stream));
         }
     });
-    let mut child = Command::new(env!("CARGO_BIN_EXE_avr"))
-        .args(["listen", "--listen", "127.0.0.1:0", "--protocol", "smtp", "--to", &to])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut log = BufReader::new(child.stderr.take().unwrap());
-    loop {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_avr"));
+    command.args(["listen", "--listen", "127.0.0.1:0", "--protocol", "smtp", "--to", &to]);
+    let mut child = Running(command.stderr(Stdio::piped()).spawn().unwrap());
+    let mut log = BufReader::new(child.0.stderr.take().unwrap());
+    let address = loop {
         let mut line = String::new();
         assert_ne!(log.read_line(&mut line).unwrap(), 0, "it ended");
         if let Some((_, rest)) = line.split_once("listening local=") {
-            let address = rest.split_whitespace().next().unwrap().parse().unwrap();
-            return Listen { child, address, _log: log };
+            break rest.split_whitespace().next().unwrap().parse().unwrap();
         }
-    }
+    };
+    Listen { child, address, _log: log }
 }
 
 /// A mail server that takes everything, in lock step.
@@ -117,7 +118,7 @@ fn workers(parent: u32) -> Vec<i32> {
 fn workers_are_locked_in_and_replaced_when_they_die() {
     let listen = listen();
     assert!(send(listen.address, "hello").starts_with("250 "));
-    let first = workers(listen.child.id());
+    let first = workers(listen.child.0.id());
     assert!(!first.is_empty());
     for pid in &first {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

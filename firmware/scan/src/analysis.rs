@@ -48,6 +48,9 @@ pub struct LocalObject<'a> {
     pub file_names: &'a [String],
 }
 
+/// Takes an object for engines elsewhere: its part, its file name, its bytes.
+pub type Exporter<'a> = dyn FnMut(u32, Option<&str>, &[u8]) + 'a;
+
 /// Which objects are handed out for engines elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Export {
@@ -103,7 +106,7 @@ impl<'r> Analyzer<'r> {
         raw: &[u8],
         wanted: Export,
         stop: &unpack::Stop,
-        export: &mut dyn FnMut(u32, Option<&str>, &[u8]),
+        export: &mut Exporter<'_>,
     ) -> Analysis {
         let mut inspection = Inspection {
             budget: Some(unpack::Budget::new(self.limits.unpacking(), Arc::clone(stop))),
@@ -144,7 +147,7 @@ struct Inspection<'a, 'r> {
     budget: Option<unpack::Budget>,
     wanted: Export,
     stop: unpack::Stop,
-    export: &'a mut dyn FnMut(u32, Option<&str>, &[u8]),
+    export: &'a mut Exporter<'a>,
     /// Objects that were looked at, so that the same bytes are not looked at twice. The keys are
     /// secret: nobody can make a collision.
     seen: HashSet<(usize, u64)>,

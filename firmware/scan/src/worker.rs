@@ -88,7 +88,7 @@ enum Answer {
     /// An object for engines elsewhere, whose bytes follow.
     Object { part: u32, file_name: Option<String>, bytes: u64 },
     /// The mail has been looked at.
-    Done(Analysis),
+    Done(Box<Analysis>),
 }
 
 /// Why a worker ends.
@@ -151,7 +151,8 @@ pub fn serve(
         };
         let Request::Scan { bytes, export, time } = request;
         let started = now();
-        let mut mail = Vec::new();
+        // The daemon is believed: it has counted the bytes, and has a limit for them.
+        let mut mail = Vec::with_capacity(usize::try_from(bytes).unwrap_or_default());
         reader.by_ref().take(bytes).read_to_end(&mut mail)?;
         let mut failed = None;
         let stop: unpack::Stop = Arc::new(move || now().saturating_duration_since(started) >= time);
@@ -165,7 +166,7 @@ pub fn serve(
         if let Some(error) = failed {
             return Err(error);
         }
-        send(&mut socket, &Answer::Done(analysis), &[])?;
+        send(&mut socket, &Answer::Done(Box::new(analysis)), &[])?;
     }
 }
 

@@ -326,9 +326,8 @@ async fn what_is_refused_can_be_kept_and_every_mail_is_written_down() {
 #[tokio::test]
 async fn a_trusted_sender_is_left_alone_and_counted_so() {
     let mut carrier = carrier();
-    let mut policy = Policy::default();
-    policy.unscanned_senders = vec!["@a.example".to_owned()];
-    carrier.policy = Arc::new(policy);
+    let unscanned_senders = vec!["@a.example".to_owned()];
+    carrier.policy = Arc::new(Policy { unscanned_senders, ..Policy::default() });
     let outcome = carried_by(&carrier, Protocol::Smtp, 100, |mut client, mut server| async move {
         open_transaction(&mut client, &mut server).await;
         client.write_all(b"Subject: x\r\n\r\nEVIL\r\n.\r\n").await.unwrap();
@@ -383,4 +382,25 @@ async fn without_room_to_hold_a_fetched_mail_passes_and_counts_as_unscanned() {
     })
     .await;
     assert_eq!((outcome.messages, outcome.unscannable, outcome.aborted), (1, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_whose_message_comes_slowly_is_kept_waiting_with_its_own_header() {
+    const HEADER: &str = "+OK 999 octets\r\nReceived: by x\r\n\tfor y\r\nFrom: a@a.example\r\n\
+        Subject: slow\r\nContent-Type: text/plain\r\n\r\n";
+    carried(Protocol::Pop3, 4096, |mut client, mut server| async move {
+        server.write_all(b"+OK ready\r\n").await.unwrap();
+        hear(&mut client, "\r\n").await;
+        client.write_all(b"RETR 1\r\n").await.unwrap();
+        hear(&mut server, "RETR 1\r\n").await;
+        let asked = tokio::time::Instant::now();
+        server.write_all(HEADER.as_bytes()).await.unwrap();
+        assert_eq!(hear(&mut client, "\r\n").await, "+OK 999 octets\r\n");
+        assert_eq!(asked.elapsed().as_secs(), 10);
+        assert_eq!(hear(&mut client, "for y\r\n").await, "Received: by x\r\n\tfor y\r\n");
+        assert_eq!(asked.elapsed().as_secs(), 25);
+        assert_eq!(hear(&mut client, "\r\n").await, "From: a@a.example\r\n");
+        assert_eq!(asked.elapsed().as_secs(), 40);
+    })
+    .await;
 }

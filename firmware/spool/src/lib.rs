@@ -343,7 +343,7 @@ mod tests {
     use super::*;
 
     fn pattern(len: usize) -> Vec<u8> {
-        (0..len).map(|at| (at * 31 % 251) as u8).collect()
+        (0..=250_u8).cycle().step_by(31).take(len).collect()
     }
 
     fn all(spooled: &Spooled) -> Vec<u8> {

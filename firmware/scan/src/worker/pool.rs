@@ -342,7 +342,7 @@ impl Worker {
         self.ask(mail, export, time).await?;
         loop {
             match self.receive().await.map_err(PoolError::Died)? {
-                Answer::Done(analysis) => return Ok(analysis),
+                Answer::Done(analysis) => return Ok(*analysis),
                 Answer::Object { part, file_name, bytes } => {
                     let content = self.object(bytes, spooler).await?;
                     // Nobody asks any more: the verdict is not awaited.

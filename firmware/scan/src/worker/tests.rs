@@ -136,7 +136,7 @@ fn messages_that_are_none_are_refused() {
     let length = u32::try_from(frame.len() - LENGTH_BYTES).unwrap();
     frame[..LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
     assert!(receive::<Request>(&mut frame.as_slice()).is_err(), "bytes behind the message");
-    let too_long = (MESSAGE_BYTES_MAX as u32 + 1).to_le_bytes();
+    let too_long = u32::try_from(MESSAGE_BYTES_MAX + 1).unwrap().to_le_bytes();
     assert!(receive::<Request>(&mut too_long.as_slice()).is_err());
 }
 
