@@ -317,6 +317,7 @@ impl Gateway {
             scanned_percent: counters.scanned_percent(),
             counters,
             records: self.records.numbers(),
+            scan: self.carrier.scanner.as_ref().map(scan::Scanner::numbers),
             relay: self.relay.as_ref().map(Relay::status),
         }
     }

@@ -31,6 +31,8 @@ pub struct Status {
     pub scanned_percent: Option<u64>,
     /// What is kept of mails.
     pub records: records::Numbers,
+    /// Workers, and why mails were not scanned in full; `null` where scanning is off.
+    pub scan: Option<scan::ScanNumbers>,
     /// DNS, auther, managers, ticket; `null` without `[relay]`.
     pub relay: Option<box_relay::RelayStatus>,
 }
@@ -103,6 +105,10 @@ pub fn render(status: &Value) -> String {
             at("/counters/mails_aborted")
         ),
     );
+    match at("/scan") {
+        Value::Null => line("scan", "off: mail passes unread".to_owned()),
+        scan => flatten("scan", scan, &mut line),
+    }
     line("quarantine", quarantine(at("/records")));
     line("journal", journal(at("/records")));
     match at("/relay") {
@@ -186,6 +192,7 @@ mod tests {
             mac: "02:00:00:00:00:01".to_owned(),
             key_fingerprint: "ab12".to_owned(),
             snooze_seconds_left: None,
+            scan: None,
             records: records::Numbers {
                 quarantine_items: Some(2),
                 quarantine_bytes: Some(5 * 1024 * 1024),

@@ -18,7 +18,7 @@ pub mod worker;
 pub mod yara;
 
 pub use engine::{Engine, EngineOutcome, Object};
-pub use pipeline::{MailScan, OBJECTS_AT_ONCE_MAX, Scanner};
+pub use pipeline::{MailScan, OBJECTS_AT_ONCE_MAX, ScanNumbers, Scanner};
 
 use std::ops::Range;
 use std::time::Duration;
@@ -107,6 +107,29 @@ pub enum Unscannable {
         /// What it said.
         why: String,
     },
+}
+
+impl Unscannable {
+    /// Which reason, in a word, as it is counted.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::OverSize => "over-size",
+            Self::OverDepth => "over-depth",
+            Self::OverParts => "over-parts",
+            Self::OverDecoded => "over-decoded",
+            Self::OverRatio => "over-ratio",
+            Self::OverTime => "over-time",
+            Self::Crashed => "crashed",
+            Self::Encrypted => "encrypted",
+            Self::Archive { .. } => "archive",
+            Self::Damaged { .. } => "damaged",
+            Self::Partial => "partial",
+            Self::Ambiguous => "ambiguous",
+            Self::EngineFailed { .. } => "engine-failed",
+            Self::EngineLimit { .. } => "engine-limit",
+        }
+    }
 }
 
 impl std::fmt::Display for Unscannable {

@@ -6,9 +6,10 @@
 //! gets the raw message and the parts that do not stand in it word for word.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::Serialize;
 use spool::{Spool, Spooled, Spooler};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{Id, JoinError, JoinSet};
@@ -51,6 +52,19 @@ struct Shared {
     engines: Vec<Arc<dyn Engine>>,
     limits: Limits,
     spooler: Spooler,
+    /// Mails by the reason why they were not scanned in full.
+    unscannable: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// How scanning went since the program started, for status pages.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ScanNumbers {
+    /// The processes that take mails apart.
+    pub workers: WorkerNumbers,
+    /// Mails by the reason ([`Unscannable::kind`]) why they were not scanned in full.
+    pub unscannable: BTreeMap<&'static str, u64>,
+    /// Bytes that wait for their verdicts now.
+    pub spool_bytes: u64,
 }
 
 impl Scanner {
@@ -62,7 +76,8 @@ impl Scanner {
         limits: Limits,
         spooler: Spooler,
     ) -> Self {
-        Self { shared: Arc::new(Shared { workers, engines, limits, spooler }) }
+        let unscannable = Mutex::default();
+        Self { shared: Arc::new(Shared { workers, engines, limits, spooler, unscannable }) }
     }
 
     /// Opens the scan of one mail.
@@ -88,10 +103,22 @@ impl Scanner {
         &self.shared.workers
     }
 
-    /// How the workers fared.
+    /// How it went.
     #[must_use]
-    pub fn numbers(&self) -> WorkerNumbers {
-        self.shared.workers.numbers()
+    pub fn numbers(&self) -> ScanNumbers {
+        let unscannable = self.shared.unscannable.lock().unwrap_or_else(PoisonError::into_inner);
+        ScanNumbers {
+            workers: self.shared.workers.numbers(),
+            unscannable: unscannable.clone(),
+            spool_bytes: self.shared.spooler.bytes(),
+        }
+    }
+}
+
+impl Shared {
+    fn count(&self, why: &Unscannable) {
+        let mut unscannable = self.unscannable.lock().unwrap_or_else(PoisonError::into_inner);
+        *unscannable.entry(why.kind()).or_default() += 1;
     }
 }
 
@@ -129,6 +156,7 @@ impl MailScan {
         let Self { shared, spool, bytes, unscannable } = self;
         let Some(content) = spool.map(Spool::finish) else {
             let why = unscannable.unwrap_or(Unscannable::OverSize);
+            shared.count(&why);
             return Report {
                 verdict: Verdict::Unscannable(why),
                 bytes,
@@ -144,6 +172,9 @@ impl MailScan {
         judgement.run(&content, deadline).await;
         let summary = std::mem::take(&mut judgement.summary);
         let (verdict, parts, engines) = judgement.finish();
+        if let Verdict::Unscannable(why) = &verdict {
+            shared.count(why);
+        }
         let waited = started.elapsed();
         Report { verdict, bytes, parts, waited, engines, content: Some(content), summary }
     }

@@ -19,7 +19,7 @@ struct Fake {
     panics: bool,
     reads_mail: bool,
     opens_archives: bool,
-    asked: std::sync::Mutex<Vec<(u32, Vec<u8>)>>,
+    asked: Mutex<Vec<(u32, Vec<u8>)>>,
 }
 
 impl Fake {
@@ -30,7 +30,7 @@ impl Fake {
             panics: false,
             reads_mail: false,
             opens_archives: false,
-            asked: std::sync::Mutex::default(),
+            asked: Mutex::default(),
         }
     }
 
@@ -277,6 +277,7 @@ async fn a_message_over_the_limit_is_let_go() {
     assert_eq!(report.verdict, Verdict::Unscannable(Unscannable::OverSize));
     assert_eq!(report.bytes, 1001);
     assert!(report.content.is_none());
+    assert_eq!(scanner.numbers().unscannable, [("over-size", 1)].into());
 }
 
 #[tokio::test]
