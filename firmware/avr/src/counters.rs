@@ -45,6 +45,8 @@ pub struct Numbers {
     pub mails_infected: u64,
     /// Of these, not looked at in full.
     pub mails_unscannable: u64,
+    /// Mails that passed unread, because of their sender.
+    pub mails_unread: u64,
     /// Mails cut off before their end.
     pub mails_aborted: u64,
     /// Times a peer broke the protocol.
@@ -134,6 +136,7 @@ impl Counters {
         numbers.mails += u64::from(outcome.messages);
         numbers.mails_infected += u64::from(outcome.infected);
         numbers.mails_unscannable += u64::from(outcome.unscannable);
+        numbers.mails_unread += u64::from(outcome.unread);
         numbers.mails_aborted += u64::from(outcome.aborted);
         numbers.violations += u64::from(outcome.violations);
         if numbers.recent.len() == RECENT_SESSIONS_MAX {

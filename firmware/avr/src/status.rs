@@ -98,10 +98,11 @@ pub fn render(status: &Value) -> String {
     line(
         "mails",
         format!(
-            "{} judged, {} infected, {} unscannable, {} cut off",
+            "{} judged, {} infected, {} unscannable, {} unread, {} cut off",
             at("/counters/mails"),
             at("/counters/mails_infected"),
             at("/counters/mails_unscannable"),
+            at("/counters/mails_unread"),
             at("/counters/mails_aborted")
         ),
     );

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{EngineOutcome, printable};
 use crate::mime::{Event, Oddities, PartHead, Reading, Summary, Walker, further_readings};
-use crate::{FINDING_NAME_BYTES_MAX, Finding, Limits, Unscannable};
+use crate::{BLOCK, FINDING_NAME_BYTES_MAX, Finding, Limits, Unscannable};
 
 /// How much of a message is walked before the time is looked at, bytes.
 const WALK_STEP_BYTES: usize = 256 * 1024;
@@ -65,12 +65,12 @@ pub enum Export {
 /// What an analysis says.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Analysis {
-    /// The first finding.
+    /// The first finding, at which the analysis ended.
     pub found: Option<Finding>,
-    /// The reason that weighs most, where not everything was looked at.
-    pub unscannable: Option<Unscannable>,
-    /// An archive of a kind that is not opened here: what an engine elsewhere opens is no reason.
-    pub unopened: Option<Unscannable>,
+    /// The first object that the operator blocks; what else is in the mail was looked at all the same.
+    pub blocked: Option<Finding>,
+    /// Why not everything was looked at, each reason once.
+    pub unscannable: Vec<Unscannable>,
     /// Leaf parts of the message.
     pub parts: u32,
     /// Objects looked at.
@@ -78,6 +78,44 @@ pub struct Analysis {
     /// What the message's header says to people.
     pub summary: Summary,
 }
+
+impl Analysis {
+    /// With nothing in it that its reader would have to be afraid of: it comes from a process that has
+    /// read hostile bytes.
+    pub(crate) fn within(self, mail_bytes: u64) -> Self {
+        let finding = |finding: Finding| Finding {
+            name: printable(&finding.name, FINDING_NAME_BYTES_MAX),
+            engine: printable(&finding.engine, FINDING_NAME_BYTES_MAX),
+            file_name: finding.file_name.map(bounded),
+            range: finding.range.filter(|at| at.start <= at.end && at.end <= mail_bytes),
+            ..finding
+        };
+        let Summary { message_id, subject, from, to, date } = self.summary;
+        let mut unscannable = self.unscannable;
+        unscannable.truncate(REASONS_MAX);
+        Self {
+            found: self.found.map(finding),
+            blocked: self.blocked.map(finding),
+            unscannable: unscannable.into_iter().map(Unscannable::bounded).collect(),
+            summary: Summary {
+                message_id: message_id.map(bounded),
+                subject: subject.map(bounded),
+                from: from.map(bounded),
+                to: to.map(bounded),
+                date: date.map(bounded),
+            },
+            ..self
+        }
+    }
+}
+
+/// A text of a worker, without control characters and cut at [`TEXT_CHARS_MAX`].
+pub(crate) fn bounded(text: String) -> String {
+    text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect()
+}
+
+/// Longest text that is taken from a worker, in characters.
+const TEXT_CHARS_MAX: usize = 512;
 
 /// Looks at mails, one after the other.
 pub struct Analyzer<'r> {
@@ -293,14 +331,20 @@ impl Inspection<'_, '_> {
             match outcome {
                 EngineOutcome::Clean => {}
                 EngineOutcome::Found(name) => {
-                    self.analysis.found = Some(Finding {
+                    let finding = Finding {
                         name: printable(&name, FINDING_NAME_BYTES_MAX),
                         engine: engine.to_owned(),
                         part: origin.part,
                         file_name: names.first().cloned(),
                         range: origin.range.clone(),
-                    });
-                    return Flow::Break(());
+                    };
+                    // Blocked is a matter of taste, and may be let pass: worse may be behind it.
+                    if engine == BLOCK {
+                        self.analysis.blocked.get_or_insert(finding);
+                    } else {
+                        self.analysis.found = Some(finding);
+                        return Flow::Break(());
+                    }
                 }
                 EngineOutcome::Encrypted => self.note(Unscannable::Encrypted),
                 EngineOutcome::OverSize => self.note(Unscannable::OverSize),
@@ -342,7 +386,11 @@ impl Inspection<'_, '_> {
     /// Looks at each member as it comes, and opens those that are containers when all have come: one
     /// budget serves all, and unpacks one container at a time.
     fn container(&mut self, bytes: &[u8], format: unpack::Format, origin: &Origin) -> Flow {
-        let Some(mut budget) = self.budget.take() else { return Flow::Continue(()) };
+        let Some(mut budget) = self.budget.take() else {
+            // One container is unpacked at a time; were it not so, this one would go unseen.
+            self.note(Unscannable::Crashed);
+            return Flow::Break(());
+        };
         let origin = Origin { depth: origin.depth + 1, ..origin.clone() };
         let mut inner: Vec<Vec<u8>> = Vec::new();
         let mut flow = Flow::Continue(());
@@ -373,10 +421,12 @@ impl Inspection<'_, '_> {
         use unpack::{LimitKind, Trouble};
         let why = match trouble {
             Trouble::Encrypted { .. } => Unscannable::Encrypted,
-            Trouble::Unsupported { format, .. } => {
-                let why = Unscannable::Archive { format: format.name().to_owned() };
-                return note(&mut self.analysis.unopened, why);
+            // A whole kind that is not opened here may be opened elsewhere; of a kind that is, some
+            // method or volume is missing, and nobody says that others have it.
+            Trouble::Unsupported { format, .. } if !format.is_read() => {
+                Unscannable::Archive { format: format.name().to_owned() }
             }
+            Trouble::Unsupported { .. } => Unscannable::Archive { format: trouble.to_string() },
             Trouble::Damaged { .. } => Unscannable::Damaged { what: trouble.to_string() },
             Trouble::Partial { .. } => Unscannable::Partial,
             Trouble::Limit(LimitKind::Members) => Unscannable::OverParts,
@@ -387,7 +437,7 @@ impl Inspection<'_, '_> {
         self.note(why);
     }
 
-    /// Keeps the reason that weighs most.
+    /// Keeps a reason.
     fn note(&mut self, why: Unscannable) {
         note(&mut self.analysis.unscannable, why);
     }
@@ -437,15 +487,26 @@ fn looks_like_mail(bytes: &[u8]) -> bool {
 /// Longest name of a header field that is looked for at the start of a mail, bytes.
 const FIELD_NAME_BYTES_MAX: usize = 64;
 
-/// Keeps the reason that weighs most.
-pub(crate) fn note(kept: &mut Option<Unscannable>, why: Unscannable) {
-    if kept.as_ref().is_none_or(|kept| weight(&why) > weight(kept)) {
-        *kept = Some(why);
+/// Most reasons that are kept for one mail: each kind once, and several kinds of archives.
+pub const REASONS_MAX: usize = 32;
+
+/// Keeps a reason: each kind once, but each kind of archive.
+pub(crate) fn note(kept: &mut Vec<Unscannable>, why: Unscannable) {
+    let is_archive = matches!(why, Unscannable::Archive { .. });
+    let is_known = |known: &Unscannable| {
+        if is_archive { *known == why } else { known.kind() == why.kind() }
+    };
+    if kept.len() < REASONS_MAX && !kept.iter().any(is_known) {
+        kept.push(why);
     }
 }
 
-/// Which reason counts where there are several: the more suspicious the mail, the more it weighs, so
-/// that an encrypted part does not hide a structure that nobody can read.
+/// The reason that is named where there are several.
+pub(crate) fn heaviest(reasons: &[Unscannable]) -> Option<&Unscannable> {
+    reasons.iter().max_by_key(|why| weight(why))
+}
+
+/// The more suspicious the mail, the more it weighs.
 fn weight(why: &Unscannable) -> u8 {
     match why {
         Unscannable::Ambiguous => 12,

@@ -60,8 +60,10 @@ pub trait Engine: Debug + Send + Sync {
         false
     }
 
-    /// It looks into archives itself. Where no engine does, an archive is not called clean.
-    fn opens_archives(&self) -> bool {
+    /// It opens archives of this kind (as `unpack` names them), which are not opened here. Where no
+    /// engine does, such an archive is not called clean.
+    fn opens(&self, format: &str) -> bool {
+        let _ = format;
         false
     }
 

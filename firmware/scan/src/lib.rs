@@ -79,7 +79,7 @@ pub enum Unscannable {
     /// Something in it is encrypted (S/MIME, PGP, an archive, or by an engine's word).
     Encrypted,
     /// An archive of a kind that is not opened here, and no engine that opens archives is there
-    /// ([`Engine::opens_archives`]).
+    /// ([`Engine::opens`]).
     Archive {
         /// Which.
         format: String,
@@ -110,6 +110,22 @@ pub enum Unscannable {
 }
 
 impl Unscannable {
+    /// With texts that are short and harmless.
+    pub(crate) fn bounded(self) -> Self {
+        use analysis::bounded;
+        match self {
+            Self::Archive { format } => Self::Archive { format: bounded(format) },
+            Self::Damaged { what } => Self::Damaged { what: bounded(what) },
+            Self::EngineFailed { engine, why } => {
+                Self::EngineFailed { engine: bounded(engine), why: bounded(why) }
+            }
+            Self::EngineLimit { engine, why } => {
+                Self::EngineLimit { engine: bounded(engine), why: bounded(why) }
+            }
+            other => other,
+        }
+    }
+
     /// Which reason, in a word, as it is counted.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -219,8 +235,13 @@ pub struct EngineReport {
 /// A verdict with what led to it.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// The verdict on the whole mail. Infected wins over unscannable, unscannable over clean.
+    /// The verdict on the whole mail. Infected wins over blocked, that over unscannable, and that over
+    /// clean; of several reasons the most suspicious is named.
     pub verdict: Verdict,
+    /// What the operator blocks in it, also where something worse was found.
+    pub blocked: Option<Finding>,
+    /// All reasons why it was not scanned in full.
+    pub unscannable: Vec<Unscannable>,
     /// Raw bytes.
     pub bytes: u64,
     /// Leaf parts that were decoded.
@@ -233,6 +254,18 @@ pub struct Report {
     pub content: Option<Spooled>,
     /// What the message's header says to people.
     pub summary: mime::Summary,
+}
+
+impl Report {
+    /// All that was found out, each by itself and the verdict first: rules may differ.
+    #[must_use]
+    pub fn outcomes(&self) -> Vec<Verdict> {
+        let blocked = self.blocked.clone().map(Verdict::Infected);
+        let reasons = self.unscannable.iter().cloned().map(Verdict::Unscannable);
+        let mut outcomes = vec![self.verdict.clone()];
+        outcomes.extend(blocked.into_iter().chain(reasons).filter(|other| *other != self.verdict));
+        outcomes
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! they might read otherwise. An engine that takes mail apart itself ([`Engine::reads_mail`]: clamd)
 //! gets the raw message and the parts that do not stand in it word for word.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
-use crate::analysis::{Analysis, Export, note};
+use crate::analysis::{Analysis, Export, heaviest, note};
 use crate::engine::printable;
 use crate::mime::Summary;
-use crate::worker::pool::{ExportedObject, PoolError, WorkerNumbers, Workers};
+use crate::worker::pool::{ExportedObject, PoolError, WorkerNumbers, Workers, chain};
 use crate::{
     Engine, EngineOutcome, EngineReport, FINDING_NAME_BYTES_MAX, Finding, Limits, Object, Report,
     Unscannable, Verdict,
@@ -86,7 +86,7 @@ impl Scanner {
         MailScan {
             spool: Some(self.shared.spooler.open()),
             bytes: 0,
-            unscannable: None,
+            unscannable: Vec::new(),
             shared: Arc::clone(&self.shared),
         }
     }
@@ -116,9 +116,11 @@ impl Scanner {
 }
 
 impl Shared {
-    fn count(&self, why: &Unscannable) {
+    fn count(&self, reasons: &[Unscannable]) {
         let mut unscannable = self.unscannable.lock().unwrap_or_else(PoisonError::into_inner);
-        *unscannable.entry(why.kind()).or_default() += 1;
+        for why in reasons {
+            *unscannable.entry(why.kind()).or_default() += 1;
+        }
     }
 }
 
@@ -129,7 +131,7 @@ pub struct MailScan {
     /// Gone when the mail cannot be kept.
     spool: Option<Spool>,
     bytes: u64,
-    unscannable: Option<Unscannable>,
+    unscannable: Vec<Unscannable>,
 }
 
 impl MailScan {
@@ -155,10 +157,12 @@ impl MailScan {
         let started = Instant::now();
         let Self { shared, spool, bytes, unscannable } = self;
         let Some(content) = spool.map(Spool::finish) else {
-            let why = unscannable.unwrap_or(Unscannable::OverSize);
-            shared.count(&why);
+            shared.count(&unscannable);
+            let why = heaviest(&unscannable).cloned().unwrap_or(Unscannable::OverSize);
             return Report {
                 verdict: Verdict::Unscannable(why),
+                blocked: None,
+                unscannable,
                 bytes,
                 parts: 0,
                 waited: Duration::ZERO,
@@ -170,13 +174,9 @@ impl MailScan {
         let deadline = started + shared.limits.time_max;
         let mut judgement = Judgement::new(&shared);
         judgement.run(&content, deadline).await;
-        let summary = std::mem::take(&mut judgement.summary);
-        let (verdict, parts, engines) = judgement.finish();
-        if let Verdict::Unscannable(why) = &verdict {
-            shared.count(why);
-        }
-        let waited = started.elapsed();
-        Report { verdict, bytes, parts, waited, engines, content: Some(content), summary }
+        let report = judgement.finish(bytes, started.elapsed(), content);
+        shared.count(&report.unscannable);
+        report
     }
 }
 
@@ -189,7 +189,8 @@ struct Judgement<'a> {
     shared: &'a Arc<Shared>,
     asked: Asked,
     found: Option<(Order, Finding)>,
-    unscannable: Option<Unscannable>,
+    blocked: Option<Finding>,
+    unscannable: Vec<Unscannable>,
     parts: u32,
     engines: BTreeMap<String, EngineReport>,
     summary: Summary,
@@ -201,7 +202,8 @@ impl<'a> Judgement<'a> {
             shared,
             asked: Asked::new(),
             found: None,
-            unscannable: None,
+            blocked: None,
+            unscannable: Vec::new(),
             parts: 0,
             engines: BTreeMap::new(),
             summary: Summary::default(),
@@ -225,7 +227,12 @@ impl<'a> Judgement<'a> {
             return;
         }
         if tokio::time::timeout_at(deadline, self.collect()).await.is_err() {
-            note(&mut self.unscannable, failed(PIPELINE, "an engine gave no answer in time"));
+            let names: BTreeSet<_> = self.asked.names.values().cloned().collect();
+            for name in names {
+                let outcome = EngineOutcome::Failed("no answer in time".to_owned());
+                self.report(&name, &outcome, started.elapsed());
+                note(&mut self.unscannable, failed(&name, "no answer in time"));
+            }
         }
     }
 
@@ -254,14 +261,19 @@ impl<'a> Judgement<'a> {
     }
 
     fn take_analysis(&mut self, analysis: Analysis) {
-        let Analysis { found, unscannable, unopened, parts, summary, objects: _ } = analysis;
+        let Analysis { found, blocked, unscannable, parts, summary, objects: _ } = analysis;
         self.parts = parts;
         self.summary = summary;
+        self.blocked = blocked;
         self.found = found.map(|finding| (Order::LOCAL, finding));
-        for why in [unscannable, unopened].into_iter().flatten() {
+        for why in unscannable {
             // What an engine elsewhere opens is looked at there, or that engine fails and says so.
-            let is_opened = matches!(why, Unscannable::Archive { .. })
-                && self.shared.engines.iter().any(|engine| engine.opens_archives());
+            let is_opened = match &why {
+                Unscannable::Archive { format } => {
+                    self.shared.engines.iter().any(|engine| engine.opens(format))
+                }
+                _ => false,
+            };
             if !is_opened {
                 note(&mut self.unscannable, why);
             }
@@ -269,7 +281,7 @@ impl<'a> Judgement<'a> {
     }
 
     fn take_failure(&mut self, error: &PoolError) {
-        tracing::warn!(%error, "a mail was not analyzed");
+        tracing::warn!(error = chain(error), "a mail was not analyzed");
         let why = match error {
             PoolError::Died(_) => Unscannable::Crashed,
             PoolError::TimedOut => Unscannable::OverTime,
@@ -348,13 +360,24 @@ impl<'a> Judgement<'a> {
         }
     }
 
-    fn finish(self) -> (Verdict, u32, Vec<EngineReport>) {
-        let verdict = match (self.found, self.unscannable) {
-            (Some((_, finding)), _) => Verdict::Infected(finding),
-            (None, Some(why)) => Verdict::Unscannable(why),
+    fn finish(self, bytes: u64, waited: Duration, content: Spooled) -> Report {
+        let named = self.found.map(|(_, finding)| finding).or_else(|| self.blocked.clone());
+        let verdict = match (named, heaviest(&self.unscannable)) {
+            (Some(finding), _) => Verdict::Infected(finding),
+            (None, Some(why)) => Verdict::Unscannable(why.clone()),
             (None, None) => Verdict::Clean,
         };
-        (verdict, self.parts, self.engines.into_values().collect())
+        Report {
+            verdict,
+            blocked: self.blocked,
+            unscannable: self.unscannable,
+            bytes,
+            parts: self.parts,
+            waited,
+            engines: self.engines.into_values().collect(),
+            content: Some(content),
+            summary: self.summary,
+        }
     }
 }
 
@@ -368,10 +391,10 @@ const OUTCOME_BYTES_MAX: usize = 128;
 fn outcome_of(analysis: &Result<Analysis, PoolError>) -> String {
     match analysis {
         Ok(Analysis { found: Some(finding), .. }) => format!("{FOUND}: {}", finding.name),
-        Ok(Analysis { unscannable: Some(why), .. } | Analysis { unopened: Some(why), .. }) => {
-            why.to_string()
+        Ok(Analysis { blocked: Some(finding), .. }) => format!("{FOUND}: {}", finding.name),
+        Ok(analysis) => {
+            heaviest(&analysis.unscannable).map_or_else(|| CLEAN.to_owned(), ToString::to_string)
         }
-        Ok(_) => CLEAN.to_owned(),
         Err(error) => error.to_string(),
     }
 }

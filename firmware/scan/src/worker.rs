@@ -95,10 +95,10 @@ enum Answer {
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// Its standard input is no socket, or the daemon has gone in the middle of a message.
-    #[error("talk to the daemon")]
+    #[error("talk over the worker's socket")]
     Socket(#[from] io::Error),
     /// The daemon says what this program does not know; the two are not the same version.
-    #[error("read a message of the daemon")]
+    #[error("read or write a message between daemon and worker")]
     Message(#[from] postcard::Error),
     /// Rules that cannot be used.
     #[error("take over the rules")]
@@ -200,7 +200,9 @@ fn encode(message: &impl Serialize) -> Result<Vec<u8>, postcard::Error> {
     let mut frame = vec![0; LENGTH_BYTES];
     frame = postcard::to_extend(message, frame)?;
     let length = u32::try_from(frame.len() - LENGTH_BYTES)
-        .map_err(|_| postcard::Error::SerializeBufferFull)?;
+        .ok()
+        .filter(|_| frame.len() - LENGTH_BYTES <= MESSAGE_BYTES_MAX)
+        .ok_or(postcard::Error::SerializeBufferFull)?;
     frame[..LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
     Ok(frame)
 }
@@ -211,16 +213,16 @@ const LENGTH_BYTES: usize = size_of::<u32>();
 fn receive<T: DeserializeOwned>(reader: &mut impl Read) -> Result<T, WorkerError> {
     let mut length = [0; LENGTH_BYTES];
     reader.read_exact(&mut length)?;
-    let length = checked_length(length)?;
+    let length = checked_length(length, MESSAGE_BYTES_MAX)?;
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
     Ok(decode(&body)?)
 }
 
-fn checked_length(length: [u8; LENGTH_BYTES]) -> io::Result<usize> {
+fn checked_length(length: [u8; LENGTH_BYTES], bytes_max: usize) -> io::Result<usize> {
     usize::try_from(u32::from_le_bytes(length))
         .ok()
-        .filter(|length| *length <= MESSAGE_BYTES_MAX)
+        .filter(|length| *length <= bytes_max)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a message over the limit"))
 }
 

@@ -164,6 +164,26 @@ pub(crate) struct Edited {
 }
 
 impl Edited {
+    /// Its bytes, for who wants to look at them.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = Result<Bytes, SpoolError>> + use<> {
+        let entity = Spooled::from(self.entity.clone());
+        let length = self.content.len();
+        let stretches = [
+            Item::Spooled { spooled: self.content.clone(), at: 0, end: self.start },
+            Item::Spooled { end: entity.len(), spooled: entity, at: 0 },
+            Item::Spooled { spooled: self.content.clone(), at: self.end, end: length },
+        ];
+        let mut line = Stuffing::default();
+        stretches.into_iter().flat_map(move |mut stretch| {
+            let mut is_over = false;
+            std::iter::from_fn(move || {
+                let piece = if is_over { None } else { stretch.next(&mut line).transpose() };
+                is_over = !matches!(piece, Some(Ok(_)));
+                piece
+            })
+        })
+    }
+
     /// What is to be written, in order, with its end.
     pub(crate) fn items(self, framing: Framing) -> Vec<Item> {
         let Self { content, start, end, entity } = self;

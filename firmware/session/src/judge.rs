@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use journal::{EngineRun, Entry, Timestamp};
 use mail::{Decision, Envelope, Protocol};
 use quarantine::{Meta, Vault};
-use scan::{Finding, MailScan, Report, Verdict};
+use scan::{Finding, MailScan, Report, Scanner, Unscannable, Verdict};
 use tracing::warn;
 
 use crate::Facts;
@@ -24,6 +24,7 @@ pub(crate) struct Case {
     pub(crate) envelope: Envelope,
     pub(crate) policy: Arc<Policy>,
     pub(crate) mail: Arc<mail::Settings>,
+    pub(crate) scanner: Scanner,
     pub(crate) vault: Option<Arc<Vault>>,
 }
 
@@ -41,10 +42,13 @@ impl Case {
     /// Has the message scanned, and decides.
     pub(crate) async fn judge(self, scan: MailScan) -> Judgement {
         let report = scan.finish().await;
-        let rule = self.policy.rule(&report.verdict, &self.envelope);
+        let outcomes = report.outcomes();
+        let (rule, at) = self.policy.strictest(&outcomes, &self.envelope);
+        let cause = outcomes.get(at).unwrap_or(&report.verdict);
         let now = unix_now();
         let copy = if rule.quarantine { self.keep(&report, now).await } else { None };
-        let (decision, edited) = self.decide(rule.action, &report, copy.as_deref(), now);
+        let finding = self.finding(cause, copy.as_deref(), now);
+        let (decision, edited) = self.decide(rule.action, cause, &report, finding).await;
         let entry = Entry {
             quarantine: copy.unwrap_or_default(),
             action: done(&decision, self.envelope.protocol),
@@ -55,46 +59,69 @@ impl Case {
 
     /// For a message whose sender the operator trusts.
     pub(crate) fn left_alone(self, bytes: u64) -> Judgement {
-        let entry = Entry {
-            bytes,
-            verdict: journal::Verdict::Unread,
-            reason: "its sender is in scan.unscanned_senders".to_owned(),
-            action: journal::Action::Passed,
-            ..self.facts_of(unix_now())
-        };
+        let reason = "its sender is in scan.unscanned_senders";
+        let entry = Entry { bytes, ..self.unread(reason, journal::Action::Passed) };
         Judgement { decision: Decision::Release, edited: None, verdict: None, entry }
     }
 
-    fn decide(
+    /// For a message that nobody looked at.
+    pub(crate) fn unread(&self, reason: &str, action: journal::Action) -> Entry {
+        Entry {
+            verdict: journal::Verdict::Unread,
+            reason: reason.to_owned(),
+            action,
+            ..self.facts_of(unix_now())
+        }
+    }
+
+    async fn decide(
         &self,
         action: Action,
+        cause: &Verdict,
         report: &Report,
-        copy: Option<&str>,
-        now: u64,
+        finding: mail::Finding,
     ) -> (Decision, Option<Edited>) {
-        let finding = || self.finding(&report.verdict, copy, now);
         match action {
             Action::Pass => (Decision::Release, None),
-            Action::Refuse => (Decision::Refuse(finding()), None),
+            Action::Refuse => (Decision::Refuse(finding), None),
             Action::Tempfail => {
-                let reason = "the mail could not be scanned".to_owned();
-                (Decision::Tempfail { reason }, None)
+                let reason = match cause {
+                    Verdict::Infected(_) => "the mail is not acceptable now",
+                    Verdict::Clean | Verdict::Unscannable(_) => "the mail could not be scanned",
+                };
+                (Decision::Tempfail { reason: reason.to_owned() }, None)
             }
-            Action::Replace => (Decision::Replace(finding()), None),
-            Action::ReplacePart => match self.edit(report, &finding()) {
-                Some(edited) => (Decision::Edit(finding()), Some(edited)),
-                None => (Decision::Replace(finding()), None),
+            Action::Replace => (Decision::Replace(finding), None),
+            Action::ReplacePart => match self.edit(cause, report, &finding) {
+                Some(edited) if self.may_pass(&edited).await => {
+                    (Decision::Edit(finding), Some(edited))
+                }
+                _ => (Decision::Replace(finding), None),
             },
         }
     }
 
     /// The message without the part that was found infected, if that part can be told.
-    fn edit(&self, report: &Report, finding: &mail::Finding) -> Option<Edited> {
-        let Verdict::Infected(found) = &report.verdict else { return None };
+    fn edit(&self, cause: &Verdict, report: &Report, finding: &mail::Finding) -> Option<Edited> {
+        let Verdict::Infected(found) = cause else { return None };
         let range = found.range.clone()?;
         let content = report.content.clone()?;
         let entity = mail::notice::entity(&self.mail, finding);
         Some(Edited { content, start: range.start, end: range.end, entity })
+    }
+
+    /// Whether the rest of the message may go on. The scan ended at what it found, so nobody has
+    /// looked at all of it.
+    async fn may_pass(&self, edited: &Edited) -> bool {
+        let mut scan = self.scanner.begin();
+        for piece in edited.pieces() {
+            match piece {
+                Ok(piece) => scan.feed(&piece),
+                Err(_) => return false,
+            }
+        }
+        let report = scan.finish().await;
+        self.policy.strictest(&report.outcomes(), &self.envelope).0.action == Action::Pass
     }
 
     /// What the client is told.
@@ -103,6 +130,10 @@ impl Case {
             Verdict::Infected(Finding { name, engine, file_name, .. }) => {
                 (name.clone(), engine.clone(), file_name.clone())
             }
+            // What an engine says of itself (its address, say) is for the journal, not for strangers.
+            Verdict::Unscannable(
+                reason @ (Unscannable::EngineFailed { .. } | Unscannable::EngineLimit { .. }),
+            ) => (format!("unscannable: {}", reason.kind()), "policy".to_owned(), None),
             Verdict::Unscannable(reason) => {
                 (format!("unscannable: {reason}"), "policy".to_owned(), None)
             }
@@ -120,7 +151,14 @@ impl Case {
 
     /// Keeps a copy, and gives its number. A copy that cannot be kept changes nothing else.
     async fn keep(&self, report: &Report, now: u64) -> Option<String> {
-        let (vault, content) = (self.vault.clone()?, report.content.clone()?);
+        let vault = self.vault.clone()?;
+        let Some(content) = report.content.clone() else {
+            warn!(
+                session = &self.facts.id,
+                "no copy in the quarantine: the mail was too large to keep"
+            );
+            return None;
+        };
         let meta = self.meta(report);
         let stored = tokio::task::spawn_blocking(move || vault.store(&meta, content.chunks(), now));
         let session = &self.facts.id;

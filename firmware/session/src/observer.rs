@@ -2,6 +2,8 @@
 
 use std::mem;
 
+use journal::Entry;
+use mail::pop3::OnHoldFailure;
 use mail::{Envelope, Event, OpaqueReason, Protocol, UnscannedReason};
 use scan::{MailScan, Scanner, Verdict};
 use tracing::{info, warn};
@@ -15,6 +17,8 @@ pub(crate) struct Observer<'a> {
     pub(crate) scanner: &'a Scanner,
     carrier: &'a Carrier,
     message: Message,
+    /// Of the message that waits for its verdict.
+    judged: Option<Envelope>,
 }
 
 /// The message that is crossing.
@@ -35,7 +39,7 @@ pub(crate) enum Scanning {
 
 impl<'a> Observer<'a> {
     pub(crate) fn new(facts: &'a Facts, carrier: &'a Carrier, scanner: &'a Scanner) -> Self {
-        Self { facts, scanner, carrier, message: Message::None }
+        Self { facts, scanner, carrier, message: Message::None, judged: None }
     }
 
     pub(crate) fn begin(&mut self, envelope: Envelope) {
@@ -56,31 +60,57 @@ impl<'a> Observer<'a> {
 
     /// The message is complete: what finds out what happens to it.
     pub(crate) fn end(&mut self) -> Option<judge::Judging> {
-        let case = |envelope| Case {
-            facts: self.facts.clone(),
-            envelope,
-            policy: self.carrier.policy.clone(),
-            mail: self.carrier.mail.clone(),
-            vault: self.carrier.vault.clone(),
-        };
         match mem::replace(&mut self.message, Message::None) {
-            Message::Scanned(envelope, scan) => Some(Box::pin(case(envelope).judge(scan))),
+            Message::Scanned(envelope, scan) => {
+                self.judged = Some(envelope.clone());
+                Some(Box::pin(self.case(envelope).judge(scan)))
+            }
             Message::LeftAlone(envelope, bytes) => {
-                Some(Box::pin(std::future::ready(case(envelope).left_alone(bytes))))
+                self.judged = Some(envelope.clone());
+                Some(Box::pin(std::future::ready(self.case(envelope).left_alone(bytes))))
             }
             Message::None => None,
         }
     }
 
-    /// The message will not be completed.
+    fn case(&self, envelope: Envelope) -> Case {
+        Case {
+            facts: self.facts.clone(),
+            envelope,
+            policy: self.carrier.policy.clone(),
+            mail: self.carrier.mail.clone(),
+            scanner: self.scanner.clone(),
+            vault: self.carrier.vault.clone(),
+        }
+    }
+
+    /// The message that is crossing, or waits for its verdict, is not followed any further.
+    fn forget(&mut self) -> Option<Envelope> {
+        match mem::replace(&mut self.message, Message::None) {
+            Message::Scanned(envelope, _) | Message::LeftAlone(envelope, _) => Some(envelope),
+            Message::None => self.judged.take(),
+        }
+    }
+
+    /// The message will not be completed, or its verdict is not awaited.
     pub(crate) fn abort(&mut self, outcome: &mut Outcome) {
-        if !matches!(mem::replace(&mut self.message, Message::None), Message::None) {
+        if let Some(envelope) = self.forget() {
             outcome.aborted += 1;
+            let reason = "it did not arrive in full, or was refused before its verdict";
+            self.record(&self.case(envelope).unread(reason, journal::Action::CutOff));
+        }
+    }
+
+    fn record(&self, entry: &Entry) {
+        match &self.carrier.journal {
+            Some(journal) => journal.record(entry),
+            None => entry.bounded().log(),
         }
     }
 
     /// Counts a judgement, and writes it down.
-    pub(crate) fn note(&self, judgement: &Judgement, outcome: &mut Outcome) {
+    pub(crate) fn note(&mut self, judgement: &Judgement, outcome: &mut Outcome) {
+        self.judged = None;
         match &judgement.verdict {
             None => outcome.unread += 1,
             Some(verdict) => {
@@ -92,10 +122,7 @@ impl<'a> Observer<'a> {
                 }
             }
         }
-        match &self.carrier.journal {
-            Some(journal) => journal.record(&judgement.entry),
-            None => judgement.entry.bounded().log(),
-        }
+        self.record(&judgement.entry);
     }
 
     pub(crate) fn event(&mut self, event: &Event, outcome: &mut Outcome) -> Scanning {
@@ -120,10 +147,17 @@ impl<'a> Observer<'a> {
             }
             Event::HoldLimit => {
                 // Counted here, and so no longer as cut off when its scan is dropped.
-                self.message = Message::None;
                 outcome.messages += 1;
                 outcome.unscannable += 1;
-                warn!(session, "message over the hold limit: not scanned");
+                warn!(session, "a message cannot be held: not scanned");
+                let action = match self.carrier.mail.pop3.on_hold_failure {
+                    OnHoldFailure::Pass => journal::Action::Passed,
+                    OnHoldFailure::Replace => journal::Action::Replaced,
+                };
+                if let Some(envelope) = self.forget() {
+                    let reason = "it was too large to be held, or there was no room for it";
+                    self.record(&self.case(envelope).unread(reason, action));
+                }
                 return Scanning::Over;
             }
             Event::Unscanned(UnscannedReason::Burl) => {

@@ -5,20 +5,20 @@ use scan::{Unscannable, Verdict};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-/// What happens to a message of some outcome.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What happens to a message of some outcome; the later, the stricter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
     /// Let it go on unchanged; counted and logged.
     Pass,
-    /// SMTP: 554. POP3: a notice in its place.
-    Refuse,
     /// SMTP: 451. POP3: a notice that it could not be scanned.
     Tempfail,
+    /// The message without the part that was found infected, a notice in that part's place; where no
+    /// part can be told, or something else is wrong with the rest, as `Replace`.
+    ReplacePart,
     /// A notice in its place, also by SMTP: messages are then held there until their verdict.
     Replace,
-    /// The message without the part that was found infected, a notice in that part's place; where no
-    /// part can be told, as `Replace`.
-    ReplacePart,
+    /// SMTP: 554. POP3: a notice in its place.
+    Refuse,
 }
 
 /// An action, and whether a sealed copy of the message is kept. Written `"refuse"`, or
@@ -190,6 +190,28 @@ impl Policy {
         }
     }
 
+    /// The strictest rule for all that was found out of a message, and for which of the outcomes: the
+    /// first of those that are alike. A copy is kept where any of them asks for one.
+    #[must_use]
+    pub fn strictest(&self, outcomes: &[Verdict], envelope: &Envelope) -> (Rule, usize) {
+        let mut strictest = (Rule::plain(Action::Pass), 0);
+        for (at, outcome) in outcomes.iter().enumerate() {
+            let rule = self.rule(outcome, envelope);
+            if rule.action > strictest.0.action {
+                strictest = (Rule { action: rule.action, ..strictest.0 }, at);
+            }
+            strictest.0.quarantine |= rule.quarantine;
+        }
+        strictest
+    }
+
+    /// Whether any rule asks for a copy.
+    #[must_use]
+    pub fn wants_copies(&self) -> bool {
+        let rules = [self.fetched.all(), self.submitted.all(), self.received.all()];
+        rules.as_flattened().iter().any(|rule| rule.quarantine)
+    }
+
     /// Whether messages by SMTP have to be held, because something may have to take their place.
     #[must_use]
     pub fn holds_smtp(&self) -> bool {
@@ -267,6 +289,20 @@ mod tests {
         let any = envelope(Protocol::Pop3, true);
         assert_eq!(policy.rule(&verdict(scan::BLOCK), &any).action, Action::Pass);
         assert_eq!(policy.rule(&verdict("yara"), &any).action, Action::Refuse);
+    }
+
+    #[test]
+    fn of_several_outcomes_the_strictest_rule_counts() {
+        let encrypted = Verdict::Unscannable(Unscannable::Encrypted);
+        let damaged = Verdict::Unscannable(Unscannable::Damaged { what: "zip".to_owned() });
+        let mut policy = Policy::default();
+        policy.fetched.encrypted = Rule { action: Action::Refuse, quarantine: false };
+        policy.fetched.archive = Rule { action: Action::Pass, quarantine: true };
+        let any = envelope(Protocol::Pop3, true);
+        let strictest = (Rule { action: Action::Refuse, quarantine: true }, 1);
+        assert_eq!(policy.strictest(&[damaged, encrypted], &any), strictest);
+        assert_eq!(policy.strictest(&[Verdict::Clean], &any), (Rule::plain(Action::Pass), 0));
+        assert!(policy.wants_copies() && !Policy::default().wants_copies());
     }
 
     #[test]

@@ -195,9 +195,7 @@ where
                 Output::MessageData(bytes) => self.observer.feed(&bytes),
                 Output::MessageEnd => self.judged = self.observer.end(),
                 Output::MessageAbort => {
-                    if self.judged.take().is_some() {
-                        self.outcome.aborted += 1;
-                    }
+                    self.judged = None;
                     self.observer.abort(&mut self.outcome);
                 }
                 Output::Hold(bytes) => self.hold(&bytes),
@@ -450,7 +448,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg<T> {
                 Ok(true) => {}
                 Ok(false) => break self.poll_finish(cx),
                 // Kept bytes that cannot be read back: nothing may stand in their place.
-                Err(error) => break Err(io::Error::other(error)),
+                Err(error) => {
+                    let error = telemetry::chain(&error);
+                    warn!(error, "what was kept of a message cannot be read back: reset");
+                    break Err(io::Error::other(error));
+                }
             }
             let Some(stream) = &mut self.stream else { return false };
             match Pin::new(stream).poll_write(cx, &self.writing) {

@@ -15,6 +15,7 @@ use quarantine::Vault;
 use scan::Limits;
 use scan::worker::pool::Isolation;
 use serde::Deserialize;
+use tracing::warn;
 
 pub use self::engines::ScanSettingsError;
 pub use self::reload::{RELOAD_INTERVAL, Watch};
@@ -68,11 +69,13 @@ pub struct ScanSettings {
     /// Folder for what waits for its verdict; sealed, and gone when the program ends. Default: the
     /// system's folder for temporary files.
     pub spool: Option<PathBuf>,
-    /// Bytes of all messages that wait; a message beyond it could not be scanned. Default 4 GiB: give
-    /// a small box less. From 64 KiB to 1 TiB.
+    /// Bytes of all messages that wait; a message beyond it could not be scanned. A fetched message that
+    /// is held counts twice, as it came and as it is scanned, and parts for `clamd` and ICAP count too.
+    /// Default 4 GiB: give a small box less, the more so where `spool` is in memory. From 64 KiB to 1 TiB.
     #[serde(deserialize_with = "config::within::<_, BYTES_MAX_MIN, SPOOL_BYTES_MAX_MAX>")]
     pub spool_bytes_max: u64,
-    /// Largest message that is scanned, in bytes. Default 64 MiB. A worker takes twice that memory.
+    /// Largest message that is scanned, in bytes. Default 64 MiB. A worker takes up to three times that
+    /// memory, and what is unpacked besides.
     /// From 64 KiB to 512 MiB.
     #[serde(deserialize_with = "config::within::<_, BYTES_MAX_MIN, MESSAGE_BYTES_MAX_MAX>")]
     pub message_bytes_max: u64,
@@ -281,6 +284,9 @@ impl ScanSettings {
         };
         let mail = self.mail(&policy)?;
         let Around { vault, journal, isolation: _ } = around;
+        if vault.is_none() && policy.wants_copies() {
+            warn!("rules with \"+quarantine\": there is no quarantine here, no copy is kept");
+        }
         Ok(Carrier { scanner, mail: Arc::new(mail), policy: Arc::new(policy), vault, journal })
     }
 
@@ -305,8 +311,11 @@ impl ScanSettings {
                 keep_alive_first: Duration::from_secs(self.keep_alive_first_seconds),
                 keep_alive_interval: Duration::from_secs(self.keep_alive_interval_seconds),
                 message_hold_bytes_max: hold_bytes_max,
-                on_hold_failure: match policy.fetched.over_size.action {
-                    Action::Pass => mail::pop3::OnHoldFailure::Pass,
+                // Too large, or no room: the stricter of the two rules counts for both.
+                on_hold_failure: match [policy.fetched.over_size, policy.fetched.engine_failed] {
+                    [Rule { action: Action::Pass, .. }, Rule { action: Action::Pass, .. }] => {
+                        mail::pop3::OnHoldFailure::Pass
+                    }
                     _ => mail::pop3::OnHoldFailure::Replace,
                 },
                 unframed: match self.on_unframed {

@@ -295,6 +295,24 @@ async fn a_part_alone_is_replaced_on_its_way_to_the_server_and_to_the_client() {
 }
 
 #[tokio::test]
+async fn a_part_is_not_replaced_where_the_rest_may_not_pass_either() {
+    let mut carrier = carrier_with(Spooler::default(), &[".exe"]);
+    carrier.policy = policy("replace-part");
+    let mail = WITH_ATTACHMENT.replace("keep this", "EVIL");
+    carried_by(&carrier, Protocol::Pop3, 100, |mut client, mut server| async move {
+        server.write_all(b"+OK ready\r\n").await.unwrap();
+        hear(&mut client, "\r\n").await;
+        client.write_all(b"RETR 1\r\n").await.unwrap();
+        hear(&mut server, "RETR 1\r\n").await;
+        server.write_all(format!("+OK\r\n{mail}.\r\n").as_bytes()).await.unwrap();
+        let notice = hear(&mut client, "\r\n.\r\n").await;
+        assert!(!notice.contains("EVIL") && !notice.contains("run me"), "{notice}");
+        assert!(notice.contains("X-AVR-Notice"), "{notice}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_is_refused_can_be_kept_and_every_mail_is_written_down() {
     let folder = tempfile::tempdir().unwrap();
     let key = VaultKey::derive(b"a secret").unwrap();

@@ -226,8 +226,8 @@ impl Engine for CachedEngine {
         self.engine.reads_mail()
     }
 
-    fn opens_archives(&self) -> bool {
-        self.engine.opens_archives()
+    fn opens(&self, format: &str) -> bool {
+        self.engine.opens(format)
     }
 
     fn looks_at_names(&self) -> bool {

@@ -122,8 +122,9 @@ impl Engine for ClamdEngine {
         true
     }
 
-    fn opens_archives(&self) -> bool {
-        true
+    /// Kinds that ClamAV's manual lists and that are not opened here.
+    fn opens(&self, format: &str) -> bool {
+        matches!(format, "arj" | "chm" | "dmg" | "xar")
     }
 
     /// Follows `zVERSION`, which tells of ClamAV's daily signatures. Signatures of the operator's own

@@ -18,7 +18,7 @@ struct Fake {
     after: Duration,
     panics: bool,
     reads_mail: bool,
-    opens_archives: bool,
+    opens_arj: bool,
     asked: Mutex<Vec<(u32, Vec<u8>)>>,
 }
 
@@ -29,7 +29,7 @@ impl Fake {
             after: Duration::ZERO,
             panics: false,
             reads_mail: false,
-            opens_archives: false,
+            opens_arj: false,
             asked: Mutex::default(),
         }
     }
@@ -59,8 +59,8 @@ impl Engine for Fake {
         self.reads_mail
     }
 
-    fn opens_archives(&self) -> bool {
-        self.opens_archives
+    fn opens(&self, format: &str) -> bool {
+        self.opens_arj && format == "arj"
     }
 }
 
@@ -211,8 +211,35 @@ async fn an_archive_of_a_kind_that_nobody_opened_is_not_clean() {
     let arj = mail(b"\x60\xea\x2c\x00\x22\x06 and its members");
     let report = scan(&with(&shut, Limits::default()), &arj).await;
     assert!(matches!(report.verdict, Verdict::Unscannable(Unscannable::Archive { .. })));
-    let opens = Arc::new(Fake { opens_archives: true, ..Fake::new(EngineOutcome::Clean) });
+    let opens = Arc::new(Fake { opens_arj: true, ..Fake::new(EngineOutcome::Clean) });
     assert_eq!(scan(&with(&opens, Limits::default()), &arj).await.verdict, Verdict::Clean);
+    // Of another kind nobody said that he opens it.
+    let ace = mail(b"\x00\x00\x31\x00\x00\x00\x90**ACE**\x14\x14\x02\x00");
+    let report = scan(&with(&opens, Limits::default()), &ace).await;
+    assert!(
+        matches!(report.verdict, Verdict::Unscannable(Unscannable::Archive { .. })),
+        "{report:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_blocked_does_not_hide_what_is_infected_and_every_reason_is_told() {
+    let limits = Limits { members_max: 10, ..Limits::default() };
+    let block = BlockRules::parse(&[".com".to_owned()]).unwrap();
+    let rules = CompiledRules::load(None).unwrap();
+    let knowledge = Knowledge::new(&rules, HashLists::default(), block, limits.clone()).unwrap();
+    let workers = Workers::new(Isolation::Thread, 1, &knowledge).unwrap();
+    let scanner = Scanner::new(workers, Vec::new(), limits, Spooler::default());
+    let report = scan(&scanner, &mail(&eicar())).await;
+    let Verdict::Infected(finding) = &report.verdict else { panic!("{report:?}") };
+    assert_eq!(finding.engine, "yara");
+    assert_eq!(report.blocked.as_ref().unwrap().name, "Blocked.Extension.com");
+    assert_eq!(report.outcomes().len(), 2);
+    let report = scan(&scanner, &mail(b"\x60\xea\x2c\x00\x22\x06 and its members")).await;
+    let Verdict::Infected(finding) = &report.verdict else { panic!("{report:?}") };
+    assert_eq!(finding.engine, crate::BLOCK);
+    let [Unscannable::Archive { format }] = report.unscannable.as_slice() else { panic!() };
+    assert_eq!(format, "arj");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 /// Most memory a worker may write to, bytes: the largest mail, what is unpacked of it, and the rules. (The
 /// address space is not limited: the rule engine reserves gigabytes that it never touches.)
-pub const DATA_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+pub const DATA_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Most descriptors: the three standard ones, the socket's copy, and a few for the runtime.
 pub const DESCRIPTORS_MAX: u64 = 32;
 

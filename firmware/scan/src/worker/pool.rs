@@ -29,7 +29,7 @@ use super::{
     Answer, Knowledge, LENGTH_BYTES, Request, WORKER_VERB, WorkerError, checked_length, decode,
     encode,
 };
-use crate::analysis::{Analysis, Export};
+use crate::analysis::{Analysis, Export, bounded};
 
 /// Most workers. Each keeps the compiled rules and, while it works, one mail and what comes of it.
 pub const WORKERS_MAX: usize = 8;
@@ -40,6 +40,8 @@ pub const START_TIME_MAX: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(2);
 /// User and group of workers where the daemon is root: nobody, as Debian numbers it.
 const NOBODY: u32 = 65_534;
+/// Largest answer of a worker, the bytes of objects apart. It reads hostile bytes, and is not trusted.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// How often a mail is given to a worker that then dies.
 const TRIES_MAX: u32 = 2;
 
@@ -61,14 +63,14 @@ pub enum PoolError {
     /// A worker cannot be started.
     #[error("start a scan worker")]
     Start(#[source] io::Error),
-    /// The mail was too much for its worker, twice, or one of its objects for the spool.
+    /// The mail was too much for its worker, twice.
     #[error("the scan worker ended without an answer")]
     Died(#[source] WorkerError),
     /// The worker did not come to an end with it.
     #[error("the scan worker took too long and was stopped")]
     TimedOut,
-    /// An object could not be kept for the other engines.
-    #[error("keep an object for the other engines")]
+    /// The mail could not be read back, or an object not kept for the other engines.
+    #[error("read the mail back, or keep a part of it for the other engines")]
     Spool(#[from] SpoolError),
 }
 
@@ -162,11 +164,15 @@ impl Workers {
         let mut starts = tokio::task::JoinSet::new();
         for _ in 0..count {
             let shared = Arc::clone(&self.shared);
-            starts.spawn(async move { shared.start().await });
+            starts.spawn(async move {
+                // A mail that comes meanwhile waits for this worker instead of starting another.
+                let _turn = shared.turns.acquire().await;
+                shared.start().await.map(|worker| shared.put_back(worker))
+            });
         }
         while let Some(started) = starts.join_next().await {
             match started {
-                Ok(Ok(worker)) => self.shared.put_back(worker),
+                Ok(Ok(())) => {}
                 Ok(Err(error)) => error!(error = chain(&error), "a scan worker does not start"),
                 Err(error) => error!(%error, "start of a scan worker"),
             }
@@ -208,7 +214,10 @@ impl Workers {
         let mut tries = 0;
         loop {
             tries += 1;
-            let mut worker = self.shared.take().await?;
+            let Ok(worker) = timeout_at(deadline, self.shared.take()).await else {
+                return Err(PoolError::Busy);
+            };
+            let mut worker = worker?;
             let time = deadline.saturating_duration_since(Instant::now());
             let exchange = worker.exchange(mail, export, time, spooler, exported);
             match timeout_at(deadline + GRACE, exchange).await {
@@ -328,7 +337,8 @@ impl Worker {
     fn is_alive(&self) -> bool {
         let mut byte = [0];
         let read = self.stream.get_ref().try_read(&mut byte);
-        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        self.stream.buffer().is_empty()
+            && matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     async fn exchange(
@@ -342,8 +352,9 @@ impl Worker {
         self.ask(mail, export, time).await?;
         loop {
             match self.receive().await.map_err(PoolError::Died)? {
-                Answer::Done(analysis) => return Ok(*analysis),
+                Answer::Done(analysis) => return Ok(analysis.within(mail.len())),
                 Answer::Object { part, file_name, bytes } => {
+                    let file_name = file_name.map(bounded);
                     let content = self.object(bytes, spooler).await?;
                     // Nobody asks any more: the verdict is not awaited.
                     let _ = exported.send(ExportedObject { part, file_name, content }).await;
@@ -403,14 +414,14 @@ impl Worker {
     async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, WorkerError> {
         let mut length = [0; LENGTH_BYTES];
         self.stream.read_exact(&mut length).await?;
-        let mut body = vec![0; checked_length(length)?];
+        let mut body = vec![0; checked_length(length, ANSWER_BYTES_MAX)?];
         self.stream.read_exact(&mut body).await?;
         Ok(decode(&body)?)
     }
 }
 
 /// An error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
