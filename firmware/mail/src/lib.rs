@@ -38,6 +38,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+/// First byte of a TLS connection: a handshake record (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
 /// Which mail protocol a session speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {

@@ -62,10 +62,7 @@ use self::command::Command;
 use self::inbox::Inbox;
 use self::message::{DotStream, Fate, Message};
 use crate::notice::{Language, Templates};
-use crate::{Decision, End, Event, OpaqueReason, Output, Side, Violation};
-
-/// First byte of a TLS connection: a handshake record (RFC 8446 section 5.1).
-const TLS_HANDSHAKE: u8 = 22;
+use crate::{Decision, End, Event, OpaqueReason, Output, Side, TLS_HANDSHAKE, Violation};
 
 /// A POP3 session; see [`crate::Session`] for the order of calls.
 pub struct Pop3Session {

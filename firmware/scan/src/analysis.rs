@@ -271,6 +271,8 @@ impl Inspection<'_, '_> {
                         self.part(&head, &part.bytes, origin)?;
                     }
                 }
+                // That it is a mail is only our guess, where it was found inside something.
+                Event::Finding(Unscannable::Ambiguous) if !origin.is_outermost => {}
                 Event::Finding(reason) => self.note(reason),
             }
         }
@@ -366,7 +368,7 @@ impl Inspection<'_, '_> {
     /// Takes a container apart, and a mail that was inside one.
     fn open(&mut self, bytes: &[u8], origin: &Origin) -> Flow {
         let formats = unpack::formats(bytes);
-        let is_mail = origin.depth > 1 && looks_like_mail(bytes);
+        let is_mail = looks_like_mail(bytes);
         if formats.is_empty() && !is_mail {
             return Flow::Continue(());
         }
@@ -398,7 +400,7 @@ impl Inspection<'_, '_> {
             let is_wanted = member.is_odd && self.wanted != Export::Nothing;
             match self.examine(&member.bytes, &member.names, &origin, is_wanted) {
                 ControlFlow::Continue(is_new) => {
-                    if is_new && is_container(&member.bytes, &origin) {
+                    if is_new && is_container(&member.bytes) {
                         inner.push(member.bytes);
                     }
                 }
@@ -444,48 +446,54 @@ impl Inspection<'_, '_> {
 }
 
 /// Whether [`Inspection::open`] would find something in it.
-fn is_container(bytes: &[u8], origin: &Origin) -> bool {
-    !unpack::formats(bytes).is_empty() || origin.depth > 1 && looks_like_mail(bytes)
+fn is_container(bytes: &[u8]) -> bool {
+    !unpack::formats(bytes).is_empty() || looks_like_mail(bytes)
 }
 
-/// A message, as it stands in an archive: its first line is a header field of the kind that mail
-/// begins with.
+/// A message: its first line is a header field (RFC 5322 section 2.2; a mailbox file has one of its
+/// own), and among its first lines is one that only mail has. Programs open such a file as a mail, or
+/// as a web archive, whatever it is called.
 fn looks_like_mail(bytes: &[u8]) -> bool {
-    const FIRST_FIELDS: [&str; 16] = [
-        "received",
-        "return-path",
-        "from",
-        "to",
-        "subject",
-        "date",
-        "message-id",
-        "mime-version",
-        "content-type",
-        "delivered-to",
-        "x-",
-        "dkim-signature",
-        "authentication-results",
-        "sender",
-        "reply-to",
-        "arc-",
-    ];
-    let line = bytes.split(|byte| *byte == b'\n').find(|line| !line.trim_ascii().is_empty());
-    let Some(line) = line else { return false };
-    // A mailbox file begins each message with such a line.
-    if line.starts_with(b"From ") {
-        return true;
-    }
-    let Some(colon) = line.iter().take(FIELD_NAME_BYTES_MAX).position(|byte| *byte == b':') else {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let start = bytes.get(..MAIL_START_BYTES).unwrap_or(bytes);
+    let mut lines = start.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+    let Some(first) = lines.next() else { return false };
+    if !first.starts_with(b"From ") && !is_field(first) {
         return false;
-    };
-    let name = line.get(..colon).unwrap_or_default().trim_ascii_end().to_ascii_lowercase();
-    FIRST_FIELDS.iter().any(|field| {
-        name == field.as_bytes() || field.ends_with('-') && name.starts_with(field.as_bytes())
+    }
+    std::iter::once(first).chain(lines).any(|line| {
+        MAIL_FIELDS.iter().any(|field| {
+            let name = line.get(..field.len()).unwrap_or_default();
+            name.eq_ignore_ascii_case(field.as_bytes())
+        })
     })
 }
 
+/// Fields of which a mail has one, without what follows their name.
+const MAIL_FIELDS: [&str; 9] = [
+    "content-type",
+    "content-transfer-encoding",
+    "content-disposition",
+    "mime-version",
+    "received",
+    "return-path",
+    "message-id",
+    "subject",
+    "from:",
+];
+/// How much of a file is looked at to find them, bytes.
+const MAIL_START_BYTES: usize = 32 * 1024;
 /// Longest name of a header field that is looked for at the start of a mail, bytes.
 const FIELD_NAME_BYTES_MAX: usize = 64;
+
+/// Printable characters, and a colon behind them.
+fn is_field(line: &[u8]) -> bool {
+    let name = line.iter().take(FIELD_NAME_BYTES_MAX).position(|byte| *byte == b':');
+    name.is_some_and(|end| {
+        let name = line.get(..end).unwrap_or_default().trim_ascii_end();
+        !name.is_empty() && name.iter().all(u8::is_ascii_graphic)
+    })
+}
 
 /// Most reasons that are kept for one mail: each kind once, and several kinds of archives.
 pub const REASONS_MAX: usize = 32;

@@ -214,7 +214,7 @@ impl<'a> Judgement<'a> {
         let message = ExportedObject { part: 0, file_name: None, content: content.clone() };
         self.asked.submit(&self.shared.engines, &message);
         let started = Instant::now();
-        let analysis = self.analyze(content, deadline).await;
+        let analysis = self.analyze(content).await;
         let time = started.elapsed();
         let outcome = outcome_of(&analysis);
         let name = ANALYSIS.to_owned();
@@ -238,11 +238,7 @@ impl<'a> Judgement<'a> {
 
     /// A worker takes the mail apart, and the engines get what it hands out. It goes on to its end
     /// even if this session does not: a worker that is stopped has to be replaced.
-    async fn analyze(
-        &mut self,
-        content: &Spooled,
-        deadline: Instant,
-    ) -> Result<Analysis, PoolError> {
+    async fn analyze(&mut self, content: &Spooled) -> Result<Analysis, PoolError> {
         let engines = &self.shared.engines;
         let export = engines
             .iter()
@@ -251,8 +247,9 @@ impl<'a> Judgement<'a> {
             .unwrap_or(Export::Nothing);
         let (exported, mut objects) = mpsc::channel(EXPORTED_MAX);
         let (shared, content) = (Arc::clone(self.shared), content.clone());
+        let time = shared.limits.time_max;
         let analysis = tokio::spawn(async move {
-            shared.workers.scan(&content, export, deadline, &shared.spooler, &exported).await
+            shared.workers.scan(&content, export, time, &shared.spooler, &exported).await
         });
         while let Some(object) = objects.recv().await {
             self.asked.submit(engines, &object);

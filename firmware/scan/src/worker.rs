@@ -120,6 +120,7 @@ pub fn run() -> Result<(), WorkerError> {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let _ = writeln!(io::stderr(), "scan worker: panic at {place}");
     }));
+    confine::die_with_parent()?;
     confine::limit_resources()?;
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     serve(socket, confine::lock_in)

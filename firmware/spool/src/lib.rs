@@ -93,6 +93,15 @@ impl Spooler {
         }
     }
 
+    /// Tries whether its folder takes a file.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not.
+    pub fn check(&self) -> Result<(), SpoolError> {
+        Sealed::new(&self.shared.folder)?.push(&[0; MEMORY_BYTES_MAX])
+    }
+
     /// Bytes that all its spools hold now, in memory and in files.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -413,6 +422,8 @@ mod tests {
     #[test]
     fn a_folder_that_is_none_is_named() {
         let spooler = Spooler::new(Path::new("/nonexistent/spool"), BYTES_MAX_DEFAULT);
+        spooler.check().unwrap_err();
+        Spooler::default().check().unwrap();
         let mut spool = spooler.open();
         spool.write(&[1; MEMORY_BYTES_MAX]).unwrap();
         let error = spool.write(&[1]).unwrap_err();

@@ -421,8 +421,16 @@ impl Zip<'_, '_> {
         }
         if headers.iter().all(|header| header.is_encrypted()) {
             // What they claim to be encrypted is not passed over: it may be plain, and other
-            // members.
+            // members. Its names are in clear, and tell what it is.
             self.work.encrypted();
+            let mut names = Vec::new();
+            headers
+                .iter()
+                .flat_map(|header| header.names)
+                .for_each(|name| add_name(&mut names, text(name)));
+            if self.work.begin() {
+                self.work.hand_out(names, Vec::new(), is_odd);
+            }
             return;
         }
         let mut names = Vec::new();

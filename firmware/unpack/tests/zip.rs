@@ -289,7 +289,9 @@ fn encryption_is_believed_where_plain_reading_fails() {
         assert_eq!(troubles, [Trouble::Encrypted { format: Format::Zip }]);
     }
     let found = walk(&zip(&[encrypted(1, 1), harmless()]));
-    assert_eq!(found.names(), ["readme.txt"]);
+    // The names of what is encrypted are in clear, and are told.
+    assert_eq!(found.names(), ["eicar.com", "readme.txt"]);
+    assert!(!found.has(EICAR));
     assert_eq!(found.troubles, [Trouble::Encrypted { format: Format::Zip }]);
 }
 

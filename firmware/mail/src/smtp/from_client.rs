@@ -6,6 +6,7 @@ use super::command::{self, Command};
 use super::inbox::Line;
 use super::state::{AfterDrain, Content, Last, LastKind, Outlet, Pending, Phase, Rest};
 use super::{COMMAND_LINE_BYTES_MAX, OUTPUTS_MAX, REFUSED_COMMANDS_MAX, SmtpSession, text};
+use crate::TLS_HANDSHAKE;
 use crate::dot::Piece;
 use crate::{End, Event, Side, Violation};
 
@@ -46,13 +47,19 @@ impl SmtpSession {
                 self.violation(Side::Client, what, text::TLS_INJECTION);
                 true
             }
-            Phase::TlsHello => {
-                let has_spoken = !self.client.is_empty();
-                if has_spoken {
+            Phase::TlsHello => match self.client.first() {
+                None => false,
+                Some(TLS_HANDSHAKE) => {
                     self.phase = Phase::Opaque;
+                    true
                 }
-                has_spoken
-            }
+                // Who goes on in clear is not passed on unread.
+                Some(_) => {
+                    let what = Violation::InjectionBehindStartTls;
+                    self.violation(Side::Client, what, text::TLS_INJECTION);
+                    true
+                }
+            },
             Phase::Opaque => match self.client.take_chunk() {
                 Some(bytes) => {
                     self.send(Side::Server, bytes);

@@ -9,7 +9,9 @@ use std::io;
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, Ruleset, RulesetAttr as _, RulesetStatus, Scope,
 };
+use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch};
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +52,21 @@ pub enum ConfineError {
     /// The filter does not fit this processor.
     #[error("make the seccomp filter")]
     Filter(#[source] seccompiler::BackendError),
+}
+
+/// So that a worker with a long mail does not outlive a daemon that was killed.
+///
+/// # Errors
+///
+/// The kernel refuses, or the daemon has gone already.
+pub fn die_with_parent() -> Result<(), ConfineError> {
+    let failed = |source| ConfineError::Limit { what: "the life of a worker", source };
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed)?;
+    // It may have gone before the kernel knew: then this process has the system's first as parent.
+    if nix::unistd::getppid().as_raw() == 1 && nix::unistd::getpid().as_raw() != 1 {
+        return Err(failed(nix::Error::ESRCH));
+    }
+    Ok(())
 }
 
 /// Before anything is read: what the process may use.

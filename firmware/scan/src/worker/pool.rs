@@ -36,6 +36,15 @@ pub const WORKERS_MAX: usize = 8;
 /// How long a worker may take from its start to its first mail: it compiles the rules for this
 /// processor.
 pub const START_TIME_MAX: Duration = Duration::from_secs(60);
+/// All the time that a mail may wait, for its turn and in it: less than a session waits for its verdict.
+const WAIT_TIME_MAX: Duration = Duration::from_secs(280);
+/// How long a mail that may be looked at for `time` waits for its turn.
+#[must_use]
+pub fn queue_time_max(time: Duration) -> Duration {
+    WAIT_TIME_MAX.saturating_sub(time).min(QUEUE_TIME_MAX)
+}
+/// Longest wait for a turn.
+pub const QUEUE_TIME_MAX: Duration = Duration::from_secs(120);
 /// What a worker gets on top of the time of its mail, before it is killed: to say what it has.
 const GRACE: Duration = Duration::from_secs(2);
 /// User and group of workers where the daemon is root: nobody, as Debian numbers it.
@@ -193,7 +202,8 @@ impl Workers {
         }
     }
 
-    /// Has a mail looked at, until `deadline`. `exported` gets the objects for other engines as they
+    /// Has a mail looked at, within `time` from when its turn comes. A crowd of mails is no dead engine:
+    /// each waits up to [`queue_time_max`] for its turn. `exported` gets the objects for other engines as they
     /// are found; after a second try some may come twice. To be run as a task of its own: when this
     /// future is dropped, its worker is stopped and has to be replaced.
     ///
@@ -204,20 +214,27 @@ impl Workers {
         &self,
         mail: &Spooled,
         export: Export,
-        deadline: Instant,
+        time: Duration,
         spooler: &Spooler,
         exported: &mpsc::Sender<ExportedObject>,
     ) -> Result<Analysis, PoolError> {
-        let turn = timeout_at(deadline, self.shared.turns.acquire()).await;
+        let turn = tokio::time::timeout(queue_time_max(time), self.shared.turns.acquire()).await;
         // The semaphore is never closed.
         let Ok(Ok(_turn)) = turn else { return Err(PoolError::Busy) };
+        let deadline = Instant::now() + time;
         let mut tries = 0;
         loop {
             tries += 1;
-            let Ok(worker) = timeout_at(deadline, self.shared.take()).await else {
-                return Err(PoolError::Busy);
+            let mut worker = match timeout_at(deadline, self.shared.take(tries == 1)).await {
+                Ok(Ok(worker)) => worker,
+                Ok(Err(error)) if tries >= TRIES_MAX => return Err(error),
+                // It may have been killed while it started.
+                Ok(Err(error)) => {
+                    warn!(error = chain(&error), tries, "a scan worker does not start");
+                    continue;
+                }
+                Err(_) => return Err(PoolError::Busy),
             };
-            let mut worker = worker?;
             let time = deadline.saturating_duration_since(Instant::now());
             let exchange = worker.exchange(mail, export, time, spooler, exported);
             match timeout_at(deadline + GRACE, exchange).await {
@@ -247,10 +264,10 @@ impl Workers {
 }
 
 impl Shared {
-    /// An idle worker, or a new one.
-    async fn take(&self) -> Result<Worker, PoolError> {
+    /// An idle worker if that will do, or a new one: whoever killed one may have killed them all.
+    async fn take(&self, may_be_idle: bool) -> Result<Worker, PoolError> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match idle {
+        match idle.filter(|_| may_be_idle) {
             Some(worker) if worker.is_alive() => Ok(worker),
             _ => self.start().await,
         }

@@ -8,7 +8,7 @@ use spool::{Spooled, Spooler};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::pool::{ExportedObject, Isolation, PoolError, Workers};
+use super::pool::{ExportedObject, Isolation, PoolError, QUEUE_TIME_MAX, Workers};
 use super::*;
 use crate::tests::{eicar, encode_base64};
 
@@ -28,9 +28,9 @@ fn workers(count: usize) -> Workers {
 async fn scan(workers: &Workers, mail: &[u8], export: Export) -> (Analysis, Vec<ExportedObject>) {
     let mail = Spooled::from(Bytes::copy_from_slice(mail));
     let (exported, mut objects) = mpsc::channel(16);
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let time = Duration::from_secs(30);
     let spooler = Spooler::default();
-    let scan = workers.scan(&mail, export, deadline, &spooler, &exported);
+    let scan = workers.scan(&mail, export, time, &spooler, &exported);
     let analysis = scan.await.unwrap();
     drop(exported);
     let mut all = Vec::new();
@@ -115,16 +115,17 @@ async fn many_mails_share_few_workers() {
     assert!(workers.numbers().started <= 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_mail_does_not_wait_for_ever_for_a_worker() {
     let workers = workers(1);
     let mail = Spooled::from(Bytes::from_static(b"hello"));
     let (exported, _objects) = mpsc::channel(1);
     let _all = workers.turns().acquire_many(1).await.unwrap();
-    let past = Instant::now();
-    let spooler = Spooler::default();
-    let busy = workers.scan(&mail, Export::Nothing, past, &spooler, &exported).await;
+    let began = Instant::now();
+    let (spooler, time) = (Spooler::default(), Duration::from_secs(30));
+    let busy = workers.scan(&mail, Export::Nothing, time, &spooler, &exported).await;
     assert!(matches!(busy, Err(PoolError::Busy)));
+    assert_eq!(began.elapsed(), QUEUE_TIME_MAX);
 }
 
 #[test]

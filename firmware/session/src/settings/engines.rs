@@ -40,6 +40,9 @@ pub enum ScanSettingsError {
     /// An address is none.
     #[error("scan.icap cannot be used; write \"icap://host:1344/service\"")]
     Icap(#[source] scan::engine::icap::AddressError),
+    /// The folder for what waits takes no files.
+    #[error("scan.spool cannot be used; write a folder on a disk with room instead")]
+    Spool(#[source] spool::SpoolError),
     /// A notice text cannot be read.
     #[error("scan.templates: {} cannot be read", path.display())]
     ReadTemplate {
@@ -77,6 +80,7 @@ impl ScanSettingsError {
             }
             Self::Clamd(_) => ("scan.clamd", "write \"host:port\" or \"unix:/path\" instead"),
             Self::Icap(_) => ("scan.icap", "write \"icap://host:1344/service\" instead"),
+            Self::Spool(_) => ("scan.spool", "write a folder on a disk with room instead"),
             Self::ReadTemplate { .. } | Self::Template { .. } => {
                 ("scan.templates", "correct the file, or leave the key out")
             }
@@ -148,6 +152,7 @@ impl ScanSettings {
         }
         let folder = self.spool.clone().unwrap_or_else(std::env::temp_dir);
         let spooler = Spooler::new(&folder, self.spool_bytes_max);
+        spooler.check().map_err(ScanSettingsError::Spool)?;
         Ok(Scanner::new(workers, engines, self.limits(), spooler))
     }
 

@@ -49,6 +49,7 @@ fn what_engines_cannot_use_is_blamed_on_its_line() {
         ("block = [\"nonsense\"]", "`scan.block`: ", "write extensions"),
         ("clamd = [\"nonsense\"]", "`scan.clamd`: ", "write \"host:port\""),
         ("icap = [\"nonsense\"]", "`scan.icap`: ", "write \"icap://"),
+        ("spool = \"/nonexistent\"", "`scan.spool`: ", "write a folder"),
         ("unscanned_senders = [\"nonsense\"]", "`scan.unscanned_senders`: ", "write \"a@b"),
         (templates.as_str(), "`scan.templates`: ", "correct the file"),
     ] {
