@@ -54,19 +54,15 @@ pub enum ConfineError {
     Filter(#[source] seccompiler::BackendError),
 }
 
-/// So that a worker with a long mail does not outlive a daemon that was killed.
+/// So that a worker with a long mail does not outlive a daemon that was killed. (One whose daemon has gone
+/// already finds its socket closed.)
 ///
 /// # Errors
 ///
-/// The kernel refuses, or the daemon has gone already.
+/// The kernel refuses.
 pub fn die_with_parent() -> Result<(), ConfineError> {
-    let failed = |source| ConfineError::Limit { what: "the life of a worker", source };
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed)?;
-    // It may have gone before the kernel knew: then this process has the system's first as parent.
-    if nix::unistd::getppid().as_raw() == 1 && nix::unistd::getpid().as_raw() != 1 {
-        return Err(failed(nix::Error::ESRCH));
-    }
-    Ok(())
+    prctl::set_pdeathsig(Signal::SIGKILL)
+        .map_err(|source| ConfineError::Limit { what: "the life of a worker", source })
 }
 
 /// Before anything is read: what the process may use.
