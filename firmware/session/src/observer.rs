@@ -94,10 +94,8 @@ impl<'a> Observer<'a> {
 
     /// The message will not be completed, or its verdict is not awaited.
     pub(crate) fn abort(&mut self, outcome: &mut Outcome) {
-        if let Some(envelope) = self.forget() {
+        if self.forget().is_some() {
             outcome.aborted += 1;
-            let reason = "it did not arrive in full, or was refused before its verdict";
-            self.record(&self.case(envelope).unread(reason, journal::Action::CutOff));
         }
     }
 
