@@ -186,16 +186,12 @@ impl Spool {
     ///
     /// When the file cannot be read back.
     pub fn read_at(&self, offset: u64) -> Result<Bytes, SpoolError> {
-        let chunk = offset / MEMORY_BYTES_MAX as u64;
-        let within = usize::try_from(offset % MEMORY_BYTES_MAX as u64).unwrap_or(usize::MAX);
-        match &self.sealed {
-            Some(sealed) if chunk < sealed.chunks => Ok(sealed.read(chunk)?.split_off(within)),
-            sealed => {
-                let first = sealed.as_ref().map_or(0, |sealed| sealed.chunks);
-                let is_here = chunk == first;
-                let tail = if is_here { self.tail.get(within..) } else { None };
-                Ok(Bytes::copy_from_slice(tail.unwrap_or_default()))
+        match place(self.sealed.as_ref(), offset) {
+            Place::Sealed(sealed, chunk, within) => Ok(sealed.read(chunk)?.split_off(within)),
+            Place::Tail(within) => {
+                Ok(Bytes::copy_from_slice(self.tail.get(within..).unwrap_or_default()))
             }
+            Place::Behind => Ok(Bytes::new()),
         }
     }
 
@@ -245,15 +241,11 @@ impl Spooled {
     ///
     /// When the file cannot be read back.
     pub fn read_at(&self, offset: u64) -> Result<Bytes, SpoolError> {
-        let chunk = offset / MEMORY_BYTES_MAX as u64;
-        let within = usize::try_from(offset % MEMORY_BYTES_MAX as u64).unwrap_or(usize::MAX);
-        let sealed_chunks = self.inner.sealed.as_ref().map_or(0, |sealed| sealed.chunks);
-        match &self.inner.sealed {
-            Some(sealed) if chunk < sealed_chunks => Ok(sealed.read(chunk)?.split_off(within)),
-            _ if chunk == sealed_chunks && within < self.inner.tail.len() => {
-                Ok(self.inner.tail.slice(within..))
-            }
-            _ => Ok(Bytes::new()),
+        let tail = &self.inner.tail;
+        match place(self.inner.sealed.as_ref(), offset) {
+            Place::Sealed(sealed, chunk, within) => Ok(sealed.read(chunk)?.split_off(within)),
+            Place::Tail(within) if within < tail.len() => Ok(tail.slice(within..)),
+            Place::Tail(_) | Place::Behind => Ok(Bytes::new()),
         }
     }
 
@@ -317,6 +309,25 @@ impl Sealed {
             .map_err(|_| SpoolError::Seal)?;
         bytes.truncate(MEMORY_BYTES_MAX);
         Ok(bytes.into())
+    }
+}
+
+/// Where a byte is kept.
+enum Place<'a> {
+    /// In this chunk of the file, that far into it.
+    Sealed(&'a Sealed, u64, usize),
+    /// In memory, that far into it.
+    Tail(usize),
+    Behind,
+}
+
+fn place(sealed: Option<&Sealed>, offset: u64) -> Place<'_> {
+    let chunk = offset / MEMORY_BYTES_MAX as u64;
+    let within = usize::try_from(offset % MEMORY_BYTES_MAX as u64).unwrap_or(usize::MAX);
+    match sealed {
+        Some(sealed) if chunk < sealed.chunks => Place::Sealed(sealed, chunk, within),
+        sealed if chunk == sealed.map_or(0, |sealed| sealed.chunks) => Place::Tail(within),
+        _ => Place::Behind,
     }
 }
 
