@@ -119,6 +119,14 @@ async fn hear(stream: &mut DuplexStream, until: &str) -> String {
     String::from_utf8(heard).unwrap()
 }
 
+/// A POP3 session up to the answer to its RETR.
+async fn ask_for_message(client: &mut DuplexStream, server: &mut DuplexStream) {
+    server.write_all(b"+OK ready\r\n").await.unwrap();
+    hear(client, "\r\n").await;
+    client.write_all(b"RETR 1\r\n").await.unwrap();
+    hear(server, "RETR 1\r\n").await;
+}
+
 async fn open_transaction(client: &mut DuplexStream, server: &mut DuplexStream) {
     server.write_all(b"220 mx.example ESMTP\r\n").await.unwrap();
     hear(client, "\r\n").await;
@@ -283,10 +291,7 @@ async fn a_part_alone_is_replaced_on_its_way_to_the_server_and_to_the_client() {
     .await;
     assert_eq!((outcome.messages, outcome.infected), (1, 1));
     let outcome = carried_by(&carrier, Protocol::Pop3, 100, |mut client, mut server| async move {
-        server.write_all(b"+OK ready\r\n").await.unwrap();
-        hear(&mut client, "\r\n").await;
-        client.write_all(b"RETR 1\r\n").await.unwrap();
-        hear(&mut server, "RETR 1\r\n").await;
+        ask_for_message(&mut client, &mut server).await;
         server.write_all(format!("+OK\r\n{WITH_ATTACHMENT}.\r\n").as_bytes()).await.unwrap();
         check(&hear(&mut client, "\r\n.\r\n").await);
     })
@@ -300,10 +305,7 @@ async fn a_part_is_not_replaced_where_the_rest_may_not_pass_either() {
     carrier.policy = policy("replace-part");
     let mail = WITH_ATTACHMENT.replace("keep this", "EVIL");
     carried_by(&carrier, Protocol::Pop3, 100, |mut client, mut server| async move {
-        server.write_all(b"+OK ready\r\n").await.unwrap();
-        hear(&mut client, "\r\n").await;
-        client.write_all(b"RETR 1\r\n").await.unwrap();
-        hear(&mut server, "RETR 1\r\n").await;
+        ask_for_message(&mut client, &mut server).await;
         server.write_all(format!("+OK\r\n{mail}.\r\n").as_bytes()).await.unwrap();
         let notice = hear(&mut client, "\r\n.\r\n").await;
         assert!(!notice.contains("EVIL") && !notice.contains("run me"), "{notice}");
@@ -365,10 +367,7 @@ async fn a_large_mail_is_held_in_a_file_and_arrives_byte_for_byte() {
     let carrier = carrier_with(spooler.clone(), &[]);
     let outcome =
         carried_by(&carrier, Protocol::Pop3, 64 * 1024, |mut client, mut server| async move {
-            server.write_all(b"+OK ready\r\n").await.unwrap();
-            hear(&mut client, "\r\n").await;
-            client.write_all(b"RETR 1\r\n").await.unwrap();
-            hear(&mut server, "RETR 1\r\n").await;
+            ask_for_message(&mut client, &mut server).await;
             let (_, got) = tokio::join!(server.write_all(answer.as_bytes()), async {
                 let mut got = vec![0; answer.len()];
                 client.read_exact(&mut got).await.unwrap();
@@ -387,10 +386,7 @@ async fn without_room_to_hold_a_fetched_mail_passes_and_counts_as_unscanned() {
     let body = "0123456789abcdef\r\n".repeat(40);
     let answer = format!("+OK\r\nSubject: x\r\n\r\n{body}.\r\n");
     let outcome = carried_by(&carrier, Protocol::Pop3, 100, |mut client, mut server| async move {
-        server.write_all(b"+OK ready\r\n").await.unwrap();
-        hear(&mut client, "\r\n").await;
-        client.write_all(b"RETR 1\r\n").await.unwrap();
-        hear(&mut server, "RETR 1\r\n").await;
+        ask_for_message(&mut client, &mut server).await;
         let (_, got) = tokio::join!(server.write_all(answer.as_bytes()), async {
             let mut got = vec![0; answer.len()];
             client.read_exact(&mut got).await.unwrap();
@@ -407,10 +403,7 @@ async fn a_client_whose_message_comes_slowly_is_kept_waiting_with_its_own_header
     const HEADER: &str = "+OK 999 octets\r\nReceived: by x\r\n\tfor y\r\nFrom: a@a.example\r\n\
         Subject: slow\r\nContent-Type: text/plain\r\n\r\n";
     carried(Protocol::Pop3, 4096, |mut client, mut server| async move {
-        server.write_all(b"+OK ready\r\n").await.unwrap();
-        hear(&mut client, "\r\n").await;
-        client.write_all(b"RETR 1\r\n").await.unwrap();
-        hear(&mut server, "RETR 1\r\n").await;
+        ask_for_message(&mut client, &mut server).await;
         let asked = tokio::time::Instant::now();
         server.write_all(HEADER.as_bytes()).await.unwrap();
         assert_eq!(hear(&mut client, "\r\n").await, "+OK 999 octets\r\n");
