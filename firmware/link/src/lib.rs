@@ -31,7 +31,11 @@ pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 /// Unanswered keepalives that end a link.
 pub const KEEPALIVE_PROBES_MAX: u32 = 3;
 /// Longest that sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`).
-pub const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
+///
+/// It is what ends a session whose site has gone silent: its mail program tries again after that, and
+/// until then waits for nothing. A line that is away for less than this costs a session nothing but the
+/// wait.
+pub const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
 /// Most encrypted bytes that wait in rustls for the socket; then writers wait.
 pub const TLS_BUFFER_BYTES_MAX: usize = 32 * 1024;
 /// Bytes of frames waiting for TLS at which writers wait: one frame beyond this may stand there.

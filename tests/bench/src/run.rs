@@ -4,7 +4,10 @@
 use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use e2e::{Lab, clock, message, plan};
+use e2e::{
+    Lab, clock, message,
+    plan::{self, Size},
+};
 
 use crate::{
     arm::Arm,
@@ -89,7 +92,7 @@ pub(crate) fn compare(mail: &Mail) -> Result<()> {
 fn measure(mail: &Mail, ends: Option<Cores>, results: &mut Results) -> Result<()> {
     if mail.arms().contains(&Arm::Chain) {
         println!("starting the lab: an office with its box, two sites, an internet");
-        Lab::run(|lab| {
+        Lab::run(Size::USUAL, |lab| {
             lab.use_programs(&mail.programs()?);
             lab.start_product()?;
             Comparison::new(Stage::build(mail, ends, Some(lab))?).run(results)

@@ -108,6 +108,16 @@ impl Daemon {
         Ok(())
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(crate) fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.check_running()?;
+        let id = Pid::from_raw(i32::try_from(self.child.id())?);
+        kill(id, signal).with_context(|| format!("cannot send {signal} to {}", self.name))
+    }
+
     /// Asks it to end (SIGTERM), and gives the status it ended with.
     ///
     /// # Errors

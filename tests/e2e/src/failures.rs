@@ -8,6 +8,7 @@ use crate::{
     plan::pop3_server,
     pop3,
     scenarios::{Done, short_out},
+    site::Part,
 };
 
 /// The manager in use is killed: the next mail is relayed (its proxy was named before), and those
@@ -18,7 +19,7 @@ use crate::{
 pub fn manager_killed(lab: &mut Lab) -> Result<Done> {
     let (site, _) = relay_in_use(lab)?;
     lab.wait_warm()?;
-    lab.site(&site)?.kill_manager()?;
+    lab.site(&site)?.kill(Part::Manager)?;
     let done = short_out(lab, "The manager in use is dead")?;
     check_relayed(&done)?;
     let later = short_out(lab, "Another manager is in use")?;
@@ -38,11 +39,11 @@ pub fn proxy_killed(lab: &mut Lab) -> Result<Done> {
     let (site, proxy) = relay_in_use(lab)?;
     // Its twin goes first, or the next session might go there and prove nothing.
     let twin = 3 - proxy;
-    lab.site(&site)?.kill_proxy(twin - 1)?;
+    lab.site(&site)?.kill(Part::Proxy(twin - 1))?;
     let done = short_out(lab, "One proxy is dead")?;
     check_relayed(&done)?;
     let (site, proxy) = relay_in_use(lab)?;
-    lab.site(&site)?.kill_proxy(proxy - 1)?;
+    lab.site(&site)?.kill(Part::Proxy(proxy - 1))?;
     let done = short_out(lab, "The proxy in use is dead")?;
     check_relayed(&done)?;
     ensure!(done.way != Way::Relay { site, proxy }, "a dead proxy carried a mail");

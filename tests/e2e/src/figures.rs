@@ -14,7 +14,7 @@ use crate::{
     netns::run_command,
     plan::{BOX, BULK_PORT, MAIL, MANAGER_PORT, PC, POP3_PORT, pop3_server},
     pop3,
-    site::Site,
+    site::{Part, Site},
 };
 
 /// Sessions of which the median is taken.
@@ -67,7 +67,7 @@ pub fn measure_all(lab: &mut Lab, mut show: impl FnMut(&Figure)) -> Result<()> {
     let manager =
         ["first byte, first manager dead, not known yet", "first byte, first manager known dead"];
     let site = ["first byte, first site gone, not known yet", "first byte, first site known gone"];
-    for figure in one_dead(lab, direct, manager, Site::silence_manager)? {
+    for figure in one_dead(lab, direct, manager, |site| site.silence(Part::Manager))? {
         show(&figure);
     }
     for figure in one_dead(lab, direct, site, Site::cut)? {

@@ -30,9 +30,9 @@ use crate::{
     netns::{Netns, cable, run_command},
     plan::{
         DNS, EXCHANGE, EXCHANGE6, MAIL, MAIL_PORTS, MAIL6, OFFICE, OFFICE_PUBLIC, OFFICE_PUBLIC6,
-        OFFICE6, PC, PC6, ROOT, SITES, WEB,
+        OFFICE6, PC, PC6, ROOT, SITES, Size, WEB,
     },
-    servers::{MailHost, open_directory, start_dns, start_web},
+    servers::{Dns, MailHost, open_directory, start_web},
     site::Site,
 };
 
@@ -64,7 +64,8 @@ pub struct Lab {
     programs: Option<PathBuf>,
     fleet: Option<Fleet>,
     download: Vec<u8>,
-    _servers: Vec<Daemon>,
+    dns: Dns,
+    _web: Daemon,
 }
 
 impl Lab {
@@ -72,9 +73,9 @@ impl Lab {
     ///
     /// # Errors
     /// What fails in the lab or in the scenario, with the ends of the programs' logs.
-    pub fn run<T>(scenario: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+    pub fn run<T>(size: Size, scenario: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let logs = Path::new(ROOT).join("log");
-        let done = Self::start().and_then(|mut lab| scenario(&mut lab));
+        let done = Self::start(size).and_then(|mut lab| scenario(&mut lab));
         if let Some(directory) = env::var_os(KEEP_LOGS) {
             keep_logs(&logs, Path::new(&directory))?;
         }
@@ -83,7 +84,7 @@ impl Lab {
 
     /// Builds the networks and starts the internet's servers. The box is a plain bridge, and the
     /// sites are empty machines: [`Self::start_product`] changes both.
-    fn start() -> Result<Self> {
+    fn start(size: Size) -> Result<Self> {
         let root = PathBuf::from(ROOT);
         let logs = root.join("log");
         fs::create_dir_all(&logs)?;
@@ -113,10 +114,14 @@ impl Lab {
         finish_office(&pc, &office)?;
 
         // Slow starters first, all at once; waited for afterwards.
-        let sites: Result<Vec<_>> =
-            SITES.into_iter().map(|site| Site::build(site, &exchange, &root, &logs)).collect();
+        let sites = SITES
+            .into_iter()
+            .take(size.sites)
+            .map(|site| Site::build(site, size.scanners, &exchange, (&root, &logs)))
+            .collect::<Result<Vec<_>>>()?;
+        let listed: Vec<_> = sites.iter().map(Site::public).collect();
         let mail = MailHost::start(&mail_netns, &root, &logs)?;
-        let dns = start_dns(&dns_netns, &root, &logs)?;
+        let dns = Dns::start(&dns_netns, &root, &logs, &listed)?;
         let (web, download) = start_web(&web_netns, &root, &logs)?;
         Ok(Self {
             logs,
@@ -126,11 +131,12 @@ impl Lab {
             mail_netns,
             gateway,
             mail,
-            sites: sites?,
+            sites,
             programs: None,
             fleet: None,
             download,
-            _servers: vec![dns, web],
+            dns,
+            _web: web,
         })
     }
 
@@ -208,11 +214,41 @@ impl Lab {
     /// When something does not come up.
     pub fn restore_sites(&mut self) -> Result<()> {
         let fleet = self.fleet.as_ref().context("no fleet yet")?;
+        self.dns.start_again()?;
+        self.dns.list(&self.sites.iter().map(Site::public).collect::<Vec<_>>())?;
         for site in &mut self.sites {
             site.mend()?;
             site.restart_killed(fleet)?;
         }
         self.wait_forgotten()
+    }
+
+    /// Starts all servers of a site again, with clocks that are wrong by so much, as in `+3d`.
+    ///
+    /// # Errors
+    /// When they do not listen.
+    pub fn set_clocks(&mut self, site: &str, clock: &'static str) -> Result<()> {
+        let fleet = self.fleet.as_ref().context("no fleet yet")?;
+        let found = self.sites.iter_mut().find(|candidate| candidate.name() == site);
+        found.with_context(|| format!("no site {site}"))?.set_clocks(fleet, clock)
+    }
+
+    /// From now on the DNS server lists these sites only.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn list_sites(&mut self, is_listed: impl Fn(&Site) -> bool) -> Result<()> {
+        let listed: Vec<_> =
+            self.sites.iter().filter(|site| is_listed(site)).map(Site::public).collect();
+        self.dns.list(&listed)
+    }
+
+    /// Kills the DNS server (SIGKILL).
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill_dns(&mut self) -> Result<()> {
+        self.dns.kill()
     }
 
     /// Waits until the box's kernel has nothing left to say on connections that `avr` gave up while

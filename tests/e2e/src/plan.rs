@@ -51,8 +51,9 @@ impl SitePlan {
     }
 }
 
-/// The two sites, in the order of the DNS answer: Knot gives addresses sorted.
-pub(crate) const SITES: [SitePlan; 2] = [
+/// The sites. A lab has the first two, unless it is made larger; these two are in the order of the DNS
+/// answer, since Knot gives addresses sorted.
+pub(crate) const SITES: [SitePlan; 3] = [
     SitePlan {
         name: "tokyo",
         public: Ipv4Addr::new(192, 0, 2, 1),
@@ -65,7 +66,30 @@ pub(crate) const SITES: [SitePlan; 2] = [
         upstream: Ipv4Addr::new(198, 51, 100, 254),
         group: 0xb,
     },
+    SitePlan {
+        name: "nagoya",
+        // The documentation networks are used up; this one is for benchmarks (RFC 2544).
+        public: Ipv4Addr::new(198, 18, 0, 1),
+        upstream: Ipv4Addr::new(198, 18, 0, 254),
+        group: 0xc,
+    },
 ];
+
+/// How large a lab is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Sites, at most three.
+    pub sites: usize,
+    /// Scanners of each site, at most two.
+    pub scanners: usize,
+}
+
+impl Size {
+    /// What is at hand where a scenario asks for nothing.
+    pub const USUAL: Self = Self { sites: 2, scanners: 1 };
+    /// All that there can be.
+    pub const LARGE: Self = Self { sites: SITES.len(), scanners: SCANNERS.len() };
+}
 
 /// A host of the documentation network of IPv6 (RFC 3849).
 const fn network6(group: u16, subnet: u16, host: u16) -> Ipv6Addr {
@@ -87,7 +111,8 @@ pub(crate) const TEST_NETWORKS: &str = "\"203.0.113.0/24\", \"2001:db8::/32\"";
 pub(crate) const SITE_ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 pub(crate) const MANAGER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
 pub(crate) const AUTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 20);
-pub(crate) const SCANNER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 30);
+pub(crate) const SCANNERS: [Ipv4Addr; 2] =
+    [Ipv4Addr::new(10, 0, 0, 30), Ipv4Addr::new(10, 0, 0, 31)];
 pub(crate) const PROXIES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
 
 pub(crate) const AUTHER_PORT: u16 = 4650;

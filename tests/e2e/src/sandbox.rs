@@ -15,7 +15,7 @@ use nix::{
     unistd::geteuid,
 };
 
-use crate::Lab;
+use crate::{Lab, plan::Size};
 
 /// Set in the environment of the process inside.
 const INSIDE: &str = "AVR_LAB_INSIDE";
@@ -45,7 +45,7 @@ pub fn enter() -> Result<Option<ExitStatus>> {
 /// When the scenario fails, with all that it printed and the ends of the programs' logs; and when
 /// the machine or the user cannot make namespaces.
 pub fn in_lab<F: FnOnce(&mut Lab) -> Result<()>>(scenario: F) {
-    run_test(test_name(type_name::<F>()), scenario);
+    run_test(test_name(type_name::<F>()), Size::USUAL, scenario);
 }
 
 /// [`in_lab`], with the sites' servers and the box running.
@@ -53,15 +53,26 @@ pub fn in_lab<F: FnOnce(&mut Lab) -> Result<()>>(scenario: F) {
 /// # Panics
 /// As [`in_lab`], and when they do not come to carry sessions.
 pub fn in_product_lab<F: FnOnce(&mut Lab) -> Result<()>>(scenario: F) {
-    run_test(test_name(type_name::<F>()), |lab| {
+    run_test(test_name(type_name::<F>()), Size::USUAL, |lab| {
         lab.start_product()?;
         scenario(lab)
     });
 }
 
-fn run_test(test: &str, scenario: impl FnOnce(&mut Lab) -> Result<()>) {
+/// [`in_product_lab`], in the largest lab.
+///
+/// # Panics
+/// As [`in_product_lab`].
+pub fn in_large_product_lab<F: FnOnce(&mut Lab) -> Result<()>>(scenario: F) {
+    run_test(test_name(type_name::<F>()), Size::LARGE, |lab| {
+        lab.start_product()?;
+        scenario(lab)
+    });
+}
+
+fn run_test(test: &str, size: Size, scenario: impl FnOnce(&mut Lab) -> Result<()>) {
     if is_inside() {
-        if let Err(error) = prepare_inside().and_then(|()| Lab::run(scenario)) {
+        if let Err(error) = prepare_inside().and_then(|()| Lab::run(size, scenario)) {
             panic!("{error:?}");
         }
         return;

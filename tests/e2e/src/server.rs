@@ -7,8 +7,20 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::mount::{MsFlags, mount};
 
-use crate::{daemon::Daemon, fleet::Fleet, netns::Netns};
+use crate::{
+    daemon::Daemon,
+    fleet::Fleet,
+    netns::{Netns, run_command},
+};
+
+/// Options of the file system for temporary files that each server has for itself.
+const ROOMY: &str = "size=4g";
+/// The same without room for a page more than it holds.
+const FULL: &str = "size=4k";
+/// Makes a program believe in another time (Debian package libfaketime).
+const FAKETIME: &str = "/usr/$LIB/faketime/libfaketime.so.1";
 
 /// One server. Runs no program until it is started.
 #[derive(Debug)]
@@ -19,6 +31,9 @@ pub(crate) struct Server {
     netns: Netns,
     settings: PathBuf,
     logs: PathBuf,
+    temporary: PathBuf,
+    /// How wrong its clock is, as `faketime` writes it, as in `+3d`.
+    clock: Option<&'static str>,
     daemon: Option<Daemon>,
 }
 
@@ -30,9 +45,14 @@ impl Server {
         address: SocketAddr,
         netns: Netns,
         (root, logs): (&Path, &Path),
-    ) -> Self {
+    ) -> Result<Self> {
         let settings = root.join(format!("{name}.toml"));
-        Self { name, role, address, netns, settings, logs: logs.to_owned(), daemon: None }
+        let temporary = root.join(format!("{name}.tmp"));
+        fs::create_dir_all(&temporary)?;
+        mount(Some("tmpfs"), &temporary, Some("tmpfs"), MsFlags::empty(), Some(ROOMY))
+            .context("cannot mount a disk for a server")?;
+        let (logs, daemon) = (logs.to_owned(), None);
+        Ok(Self { name, role, address, netns, settings, logs, temporary, clock: None, daemon })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -66,6 +86,11 @@ impl Server {
             let program = fleet.program(&format!("avr-{}", self.role))?;
             let mut command = self.netns.command(program);
             command.args(["serve", "--config"]).arg(&self.settings);
+            command.env("TMPDIR", &self.temporary);
+            if let Some(clock) = self.clock {
+                command.env("LD_PRELOAD", FAKETIME).env("FAKETIME", clock);
+                command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+            }
             self.daemon = Some(Daemon::start(&self.name, command, &self.logs)?);
         }
         Ok(())
@@ -82,6 +107,43 @@ impl Server {
         self.daemon()?.kill()?;
         self.daemon = None;
         Ok(())
+    }
+
+    /// Leaves no room on the disk that it has for temporary files.
+    pub(crate) fn fill_disk(&self) -> Result<()> {
+        self.resize_disk(FULL)
+    }
+
+    /// Takes back [`Self::fill_disk`]; nothing if the disk is not full.
+    pub(crate) fn free_disk(&self) -> Result<()> {
+        self.resize_disk(ROOMY)
+    }
+
+    fn resize_disk(&self, options: &str) -> Result<()> {
+        mount(None::<&str>, &self.temporary, None::<&str>, MsFlags::MS_REMOUNT, Some(options))
+            .with_context(|| format!("cannot set the size of the disk of {}", self.name))
+    }
+
+    /// From its next start on, its clock is wrong by that much.
+    pub(crate) fn set_clock(&mut self, clock: Option<&'static str>) {
+        self.clock = clock;
+    }
+
+    /// Whether its clock is right.
+    pub(crate) fn is_on_time(&self) -> bool {
+        self.clock.is_none()
+    }
+
+    /// Who from outside its site is connected to it.
+    pub(crate) fn peers_from_outside(&self) -> Result<Vec<String>> {
+        let mut command = self.netns.command("ss");
+        command.args(["-H", "-t", "-n", "state", "established"]);
+        command.arg(format!("sport = :{}", self.address.port()));
+        let sockets = run_command(&mut command)?;
+        // Receive queue, send queue, own address, the peer's.
+        let peers = sockets.lines().filter_map(|line| line.split_whitespace().nth(3));
+        let outside = peers.filter(|peer| !peer.contains("10.0.0."));
+        Ok(outside.map(|peer| format!("{} from {peer}", self.name)).collect())
     }
 
     /// The running program.

@@ -1,10 +1,9 @@
-//! The real servers in the lab's internet: Knot, Postfix, Dovecot, a web server, and `clamd`.
+//! The real servers in the lab's internet: Knot, Postfix, Dovecot, and a web server.
 
 use std::{
     collections::BTreeSet,
     fs::{self, Permissions},
-    io::{Read, Write},
-    net::{IpAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr},
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     process::Command,
@@ -12,16 +11,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 
 use crate::{
     clock::wait_for,
     daemon::Daemon,
-    message::{EICAR_PARTS, LAB_MARKER},
     netns::{Netns, run_command},
-    plan::{
-        DNS, DOMAIN, MAIL, MAIL_NAME, MANAGER_TTL_S, PASSWORD, POP3_PORT, SCANNER, SCANNER_PORT,
-        SITES, SMTP_PORT, WEB,
-    },
+    plan::{DNS, DOMAIN, MAIL, MAIL_NAME, MANAGER_TTL_S, PASSWORD, POP3_PORT, SMTP_PORT, WEB},
 };
 
 /// Owner of the mail (nobody).
@@ -254,20 +250,73 @@ service anvil {{
     Daemon::start("dovecot", command, logs)
 }
 
-/// The authoritative DNS server: the zone names the managers and authers of all sites.
-pub(crate) fn start_dns(netns: &Netns, root: &Path, logs: &Path) -> Result<Daemon> {
-    let directory = root.join("dns");
-    fs::create_dir_all(&directory)?;
-    let mut zone = format!(
-        "$ORIGIN {DOMAIN}.\n$TTL 60\n@ SOA ns hostmaster 1 3600 600 86400 5\n@ NS ns\n\
-         ns A {DNS}\nmail A {MAIL}\nwww A {WEB}\n"
-    );
-    for site in SITES {
-        for role in ["manager", "auther"] {
-            zone += &format!("{role} {MANAGER_TTL_S} A {}\n", site.public);
-        }
+/// The authoritative DNS server: its zone names the managers and authers of the sites.
+#[derive(Debug)]
+pub(crate) struct Dns {
+    netns: Netns,
+    directory: PathBuf,
+    logs: PathBuf,
+    serial: u32,
+    daemon: Option<Daemon>,
+}
+
+impl Dns {
+    pub(crate) fn start(
+        netns: &Netns,
+        root: &Path,
+        logs: &Path,
+        sites: &[Ipv4Addr],
+    ) -> Result<Self> {
+        let directory = root.join("dns");
+        fs::create_dir_all(&directory)?;
+        let mut dns = Self {
+            netns: netns.clone(),
+            directory,
+            logs: logs.to_owned(),
+            serial: 0,
+            daemon: None,
+        };
+        dns.write_zone(sites)?;
+        dns.start_again()?;
+        Ok(dns)
     }
-    fs::write(directory.join(format!("{DOMAIN}.zone")), zone)?;
+
+    /// From now on, these sites are listed.
+    pub(crate) fn list(&mut self, sites: &[Ipv4Addr]) -> Result<()> {
+        self.write_zone(sites)?;
+        self.daemon.as_mut().context("the DNS server does not run")?.signal(Signal::SIGHUP)
+    }
+
+    /// Ends it at once (SIGKILL).
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.daemon.take().context("the DNS server does not run")?.kill()
+    }
+
+    /// Starts it; nothing if it runs.
+    pub(crate) fn start_again(&mut self) -> Result<()> {
+        if self.daemon.is_none() {
+            self.daemon = Some(start_knot(&self.netns, &self.directory, &self.logs)?);
+        }
+        Ok(())
+    }
+
+    fn write_zone(&mut self, sites: &[Ipv4Addr]) -> Result<()> {
+        self.serial += 1;
+        let mut zone = format!(
+            "$ORIGIN {DOMAIN}.\n$TTL 60\n@ SOA ns hostmaster {} 3600 600 86400 5\n@ NS ns\n\
+             ns A {DNS}\nmail A {MAIL}\nwww A {WEB}\n",
+            self.serial
+        );
+        for site in sites {
+            for role in ["manager", "auther"] {
+                zone += &format!("{role} {MANAGER_TTL_S} A {site}\n");
+            }
+        }
+        Ok(fs::write(self.directory.join(format!("{DOMAIN}.zone")), zone)?)
+    }
+}
+
+fn start_knot(netns: &Netns, directory: &Path, logs: &Path) -> Result<Daemon> {
     let settings = format!(
         "server:\n  rundir: {directory}\n  listen: {DNS}@53\n  udp-workers: 1\n  tcp-workers: 1\n  \
          background-workers: 1\n\
@@ -299,50 +348,6 @@ pub(crate) fn start_web(netns: &Netns, root: &Path, logs: &Path) -> Result<(Daem
     Ok((daemon, download))
 }
 
-/// `clamd` with two signatures: EICAR, and a marker that nothing but this scanner knows.
-pub(crate) fn start_clamd(name: &str, netns: &Netns, root: &Path, logs: &Path) -> Result<Daemon> {
-    let directory = root.join(name);
-    let signatures = directory.join("signatures");
-    fs::create_dir_all(&signatures)?;
-    let database = format!(
-        "Eicar-Signature:0:*:{}\nLab-Marker:0:*:{}\n",
-        hex(EICAR_PARTS.concat().as_bytes()),
-        hex(LAB_MARKER.as_bytes())
-    );
-    fs::write(signatures.join("lab.ndb"), database)?;
-    let settings = format!(
-        "Foreground yes\nTCPSocket {SCANNER_PORT}\nTCPAddr {SCANNER}\n\
-         DatabaseDirectory {signatures}\nTemporaryDirectory {directory}\nMaxThreads 4\n\
-         StreamMaxLength 100M\nOfficialDatabaseOnly no\nSelfCheck 0\nConcurrentDatabaseReload no\n",
-        signatures = signatures.display(),
-        directory = directory.display(),
-    );
-    let path = directory.join("clamd.conf");
-    fs::write(&path, settings)?;
-    let mut command = netns.command("clamd");
-    command.arg("--config-file").arg(&path);
-    Daemon::start(name, command, logs)
-}
-
-/// Waits until a `clamd` that was started accepts connections.
-pub(crate) fn wait_clamd(daemon: &mut Daemon, netns: &Netns) -> Result<()> {
-    daemon.wait_listening(netns, (SCANNER, SCANNER_PORT).into())
-}
-
-/// What a `clamd` says of these bytes (its protocol's INSTREAM).
-pub(crate) fn ask_clamd(netns: &Netns, bytes: &[u8]) -> Result<String> {
-    netns.within(|| -> Result<String> {
-        let mut stream = TcpStream::connect((SCANNER, SCANNER_PORT))?;
-        stream.write_all(b"zINSTREAM\0")?;
-        stream.write_all(&u32::try_from(bytes.len())?.to_be_bytes())?;
-        stream.write_all(bytes)?;
-        stream.write_all(&0_u32.to_be_bytes())?;
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply)?;
-        Ok(reply)
-    })?
-}
-
 /// The address of the last client that Postfix saw for a message it delivered.
 pub(crate) fn smtp_peer(delivered: &[u8]) -> Result<IpAddr> {
     let text = String::from_utf8_lossy(delivered);
@@ -355,8 +360,4 @@ pub(crate) fn smtp_peer(delivered: &[u8]) -> Result<IpAddr> {
 /// Lets others than root read a directory.
 pub(crate) fn open_directory(path: &Path) -> Result<()> {
     Ok(fs::set_permissions(path, Permissions::from_mode(0o755))?)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

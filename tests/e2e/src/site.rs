@@ -1,5 +1,5 @@
 //! A relay site: a router with one public address that forwards ports, and behind it a manager,
-//! two proxies, an auther and a scanner, on addresses that every site uses again.
+//! two proxies, an auther and its scanners, on addresses that every site uses again.
 
 use std::{
     fs,
@@ -7,19 +7,43 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::{
-    daemon::Daemon,
     fleet::Fleet,
     netns::{Netns, cable, run_command},
     plan::{
         AUTHER, AUTHER_PORT, MAIL_PORTS, MANAGER, MANAGER_PORT, PROXIES, PROXY_PORT,
-        PROXY_PUBLIC_PORTS, SCANNER, SCANNER_PORT, SITE_ROUTER, SitePlan, TEST_NETWORKS,
+        PROXY_PUBLIC_PORTS, SCANNER_PORT, SCANNERS, SITE_ROUTER, SitePlan, TEST_NETWORKS,
     },
+    scanner::Scanner,
     server::Server,
-    servers::{ask_clamd, start_clamd, wait_clamd},
 };
+
+/// One of a site's servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// What admits boxes.
+    Auther,
+    /// What names proxies.
+    Manager,
+    /// A proxy, counted from 0.
+    Proxy(usize),
+    /// A `clamd`, counted from 0.
+    Scanner(usize),
+}
+
+impl Part {
+    fn address(self) -> Result<Ipv4Addr> {
+        match self {
+            Self::Auther => Some(AUTHER),
+            Self::Manager => Some(MANAGER),
+            Self::Proxy(index) => PROXIES.get(index).copied(),
+            Self::Scanner(index) => SCANNERS.get(index).copied(),
+        }
+        .context("no such server")
+    }
+}
 
 /// One site, and what runs on it.
 #[derive(Debug)]
@@ -30,16 +54,16 @@ pub struct Site {
     auther: Server,
     manager: Server,
     proxies: Vec<Server>,
-    scanner: (Netns, Daemon),
+    scanners: Vec<Scanner>,
 }
 
 impl Site {
-    /// Builds the machines, cables the router to the internet, and starts the scanner.
+    /// Builds the machines, cables the router to the internet, and starts the scanners.
     pub(crate) fn build(
         plan: SitePlan,
+        scanners: usize,
         exchange: &Netns,
-        root: &Path,
-        logs: &Path,
+        (root, logs): (&Path, &Path),
     ) -> Result<Self> {
         let SitePlan { name, public, upstream, .. } = plan;
         let router = Netns::create(name)?;
@@ -66,10 +90,13 @@ impl Site {
         let server = |role, number: &str, address: Ipv4Addr, port| -> Result<Server> {
             let netns = machine(&format!("{role}{number}"), address)?;
             let name = format!("{name}-{role}{number}");
-            Ok(Server::new(name, role, (address, port).into(), netns, (root, logs)))
+            Server::new(name, role, (address, port).into(), netns, (root, logs))
         };
-        let scanner = machine("scanner", SCANNER)?;
-        let clamd = start_clamd(&format!("{name}-scanner"), &scanner, root, logs)?;
+        let scanners = SCANNERS.into_iter().zip(1..).take(scanners).map(|(address, number)| {
+            let netns = machine(&format!("scanner{number}"), address)?;
+            Scanner::start(format!("{name}-scanner{number}"), (netns, address), root, logs)
+        });
+        let scanners = scanners.collect::<Result<Vec<_>>>()?;
         Ok(Self {
             auther: server("auther", "", AUTHER, AUTHER_PORT)?,
             manager: server("manager", "", MANAGER, MANAGER_PORT)?,
@@ -80,13 +107,13 @@ impl Site {
             registry: root.join(format!("{name}-registry.sqlite")),
             plan,
             router,
-            scanner: (scanner, clamd),
+            scanners,
         })
     }
 
     /// Starts auther, manager and proxies, and waits until all listen.
     pub(crate) fn start_servers(&mut self, fleet: &Fleet) -> Result<()> {
-        wait_clamd(&mut self.scanner.1, &self.scanner.0)?;
+        self.scanners.iter_mut().try_for_each(Scanner::wait_listening)?;
         self.operate(fleet, "add")?;
         let auther = format!(
             "ticket_key = \"{}\"\nregistry = \"{}\"\n",
@@ -96,7 +123,7 @@ impl Site {
         let public = self.plan.public;
         self.auther.start(fleet, &auther)?;
         for proxy in &mut self.proxies {
-            proxy.start(fleet, &proxy_settings(fleet, public))?;
+            proxy.start(fleet, &proxy_settings(fleet, public, self.scanners.len()))?;
         }
         self.manager.start(fleet, &manager_settings(fleet, public))?;
         self.wait_serving()
@@ -122,25 +149,31 @@ impl Site {
         }
     }
 
-    /// Kills the manager (SIGKILL).
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn kill_manager(&mut self) -> Result<()> {
-        self.manager.kill()
-    }
-
-    /// Kills proxy `index` (SIGKILL).
+    /// Kills one of its servers (SIGKILL).
     ///
     /// # Errors
     /// When there is none, or it does not run.
-    pub fn kill_proxy(&mut self, index: usize) -> Result<()> {
-        self.proxies.get_mut(index).context("no such proxy")?.kill()
+    pub fn kill(&mut self, part: Part) -> Result<()> {
+        match part {
+            Part::Scanner(index) => self.scanners.get_mut(index).context("no such scanner")?.kill(),
+            _ => self.part(part)?.kill(),
+        }
     }
 
     /// Starts again whatever was killed.
     pub(crate) fn restart_killed(&mut self, fleet: &Fleet) -> Result<()> {
-        self.servers().try_for_each(|server| server.start_again(fleet))?;
+        for scanner in &mut self.scanners {
+            scanner.start_again()?;
+            scanner.wait_listening()?;
+        }
+        self.servers().try_for_each(|server| {
+            server.free_disk()?;
+            if !server.is_on_time() {
+                server.set_clock(None);
+                server.kill()?;
+            }
+            server.start_again(fleet)
+        })?;
         self.wait_serving()
     }
 
@@ -149,13 +182,14 @@ impl Site {
         fleet.operate(self.auther.netns(), &self.registry, verb)
     }
 
-    /// What the site's scanner says of these bytes.
+    /// What the site's first scanner says of these bytes.
     ///
     /// # Errors
     /// When it does not run.
     pub fn scan(&mut self, bytes: &[u8]) -> Result<String> {
-        wait_clamd(&mut self.scanner.1, &self.scanner.0)?;
-        ask_clamd(&self.scanner.0, bytes)
+        let scanner = self.scanners.first_mut().context("no scanner")?;
+        scanner.wait_listening()?;
+        scanner.ask(bytes)
     }
 
     /// The public ports of its servers, each with the server's name.
@@ -180,6 +214,55 @@ impl Site {
         Ok((daemon.id(), daemon.log()))
     }
 
+    /// Fills the disks that its proxies have for mails that wait for a verdict.
+    ///
+    /// # Errors
+    /// When they do not get full.
+    pub fn fill_disks(&self) -> Result<()> {
+        self.proxies.iter().try_for_each(Server::fill_disk)
+    }
+
+    /// Starts all its servers again, with clocks that are wrong by so much, as in `+3d`.
+    ///
+    /// # Errors
+    /// When they do not listen.
+    pub(crate) fn set_clocks(&mut self, fleet: &Fleet, clock: &'static str) -> Result<()> {
+        self.servers().try_for_each(|server| {
+            server.set_clock(Some(clock));
+            server.kill()?;
+            server.start_again(fleet)?;
+            server.wait_listening()
+        })
+    }
+
+    /// Stops one of its scanners in the middle of its work.
+    ///
+    /// # Errors
+    /// When there is none, or it does not run.
+    pub fn freeze_scanner(&mut self, index: usize) -> Result<()> {
+        self.scanners.get_mut(index).context("no such scanner")?.freeze()
+    }
+
+    /// Connections open at one of its scanners.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn scanner_connections(&self, index: usize) -> Result<usize> {
+        self.scanners.get(index).context("no such scanner")?.connections()
+    }
+
+    /// The connections that boxes have open at its servers.
+    ///
+    /// # Errors
+    /// When the machines do not tell.
+    pub fn box_connections(&self) -> Result<Vec<String>> {
+        let mut connections = Vec::new();
+        for server in [&self.auther, &self.manager].into_iter().chain(&self.proxies) {
+            connections.extend(server.peers_from_outside()?);
+        }
+        Ok(connections)
+    }
+
     /// Drops every packet at the site's router: the line is dead, nobody is told.
     ///
     /// # Errors
@@ -190,15 +273,22 @@ impl Site {
         )
     }
 
-    /// Drops every packet between the internet and the manager; its proxies are still there.
+    /// Drops every packet to and from one of its servers: it is there, and nobody hears of it.
     ///
     /// # Errors
     /// When nftables refuses.
-    pub fn silence_manager(&self) -> Result<()> {
+    pub fn silence(&self, part: Part) -> Result<()> {
+        let address = part.address()?;
+        // Those of the site's own machines cross the router's bridge, not its forwarding.
         self.router.nft(&format!(
-            "table inet cut {{ chain manager {{ type filter hook forward priority 0;
-ip saddr {MANAGER} drop
-ip daddr {MANAGER} drop
+            "table inet cut {{ chain part {{ type filter hook forward priority 0;
+ip saddr {address} drop
+ip daddr {address} drop
+}}
+}}
+table bridge cut {{ chain part {{ type filter hook forward priority 0;
+ip saddr {address} drop
+ip daddr {address} drop
 }}
 }}"
         ))
@@ -209,7 +299,8 @@ ip daddr {MANAGER} drop
     /// # Errors
     /// When nftables refuses.
     pub fn mend(&self) -> Result<()> {
-        self.router.nft("table inet cut\ndelete table inet cut")
+        self.router
+            .nft("table inet cut\ndelete table inet cut\ntable bridge cut\ndelete table bridge cut")
     }
 
     /// How many connections each proxy has opened to mail servers: the router's count.
@@ -227,6 +318,15 @@ ip daddr {MANAGER} drop
             let text = fs::read_to_string(&log).ok()?;
             proxies.iter().all(|proxy| is_named(&text, *proxy)).then_some(())
         })
+    }
+
+    fn part(&mut self, part: Part) -> Result<&mut Server> {
+        match part {
+            Part::Auther => Ok(&mut self.auther),
+            Part::Manager => Ok(&mut self.manager),
+            Part::Proxy(index) => self.proxies.get_mut(index).context("no such proxy"),
+            Part::Scanner(_) => bail!("a scanner is no server of ours"),
+        }
     }
 
     fn servers(&mut self) -> impl Iterator<Item = &mut Server> {
@@ -308,11 +408,17 @@ fn manager_settings(fleet: &Fleet, public: Ipv4Addr) -> String {
     settings
 }
 
-fn proxy_settings(fleet: &Fleet, public: Ipv4Addr) -> String {
+fn proxy_settings(fleet: &Fleet, public: Ipv4Addr, scanners: usize) -> String {
+    let scanners: Vec<_> = SCANNERS
+        .iter()
+        .take(scanners)
+        .map(|scanner| format!("\"{scanner}:{SCANNER_PORT}\""))
+        .collect();
+    let scanners = scanners.join(", ");
     format!(
         "ticket_key = \"{}\"\nmail_ports = [{MAIL_PORTS}]\n\
          own_addresses = [\"{public}\"]\ntest_networks = [{TEST_NETWORKS}]\n\
-         [scan]\nclamd = [\"{SCANNER}:{SCANNER_PORT}\"]\n",
+         [scan]\nclamd = [{scanners}]\n",
         fleet.file("ticket.pub")
     )
 }

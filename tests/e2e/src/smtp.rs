@@ -46,11 +46,32 @@ impl Session {
     /// # Errors
     /// A refusal before the message, or a connection that broke.
     pub fn send(&mut self, from: &str, to: &str, message: &[u8]) -> Result<Reply> {
+        self.send_slowly(from, to, message, 1, Duration::ZERO)
+    }
+
+    /// The same with the message in `steps` pieces, and a pause before each.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_slowly(
+        &mut self,
+        from: &str,
+        to: &str,
+        message: &[u8],
+        steps: usize,
+        pause: Duration,
+    ) -> Result<Reply> {
         self.expect("EHLO pc.office.test", 250)?;
         self.expect(&format!("MAIL FROM:<{from}> BODY=8BITMIME"), 250)?;
         self.expect(&format!("RCPT TO:<{to}>"), 250)?;
         self.expect("DATA", 354)?;
-        self.stream.get_mut().write_all(&stuffed(message)).context("sending the message")?;
+        let bytes = stuffed(message);
+        for piece in bytes.chunks(bytes.len().div_ceil(steps)) {
+            if !pause.is_zero() {
+                std::thread::park_timeout(pause);
+            }
+            self.stream.get_mut().write_all(piece).context("sending the message")?;
+        }
         self.read_reply().context("reading the reply to the message")
     }
 

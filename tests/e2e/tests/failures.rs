@@ -2,7 +2,7 @@
 #![allow(clippy::tests_outside_test_module, reason = "an integration test is all tests")]
 
 use anyhow::{bail, ensure};
-use e2e::{evidence::Way, failures, in_product_lab, plan, pop3, scenarios, smtp};
+use e2e::{Part, evidence::Way, failures, in_product_lab, plan, pop3, scenarios, smtp};
 
 #[test]
 fn the_manager_in_use_dies() {
@@ -53,7 +53,7 @@ fn a_session_whose_proxy_dies_is_reset_and_its_mail_not_delivered() {
         ] {
             ensure!(session.command(&command)?.code == code, "{command}");
         }
-        lab.site(&site)?.kill_proxy(proxy - 1)?;
+        lab.site(&site)?.kill(Part::Proxy(proxy - 1))?;
         match session.command("Subject: half\r\n\r\nhalf a mail\r\n.") {
             Ok(reply) => ensure!(reply.code != 250, "a mail was acknowledged: {reply:?}"),
             Err(error) => ensure!(is_lost(&error), "another error: {error:?}"),

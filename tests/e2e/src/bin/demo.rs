@@ -11,6 +11,7 @@ use e2e::{
     evidence::Way,
     failures,
     figures::{Figure, measure_all},
+    plan::Size,
     scenarios::{self, Done},
 };
 
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
         Ok(Some(status)) => {
             status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1).into()
         }
-        Ok(None) => match Lab::run(demo) {
+        Ok(None) => match Lab::run(Size::USUAL, demo) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("\n{error:?}");
