@@ -4,6 +4,7 @@
 //! it ends. An auther's denial ends it at once. What a manager or proxy says of the ticket only
 //! brings the next login forward: it is the auther that decides.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wire::DeniedReason;
@@ -17,23 +18,23 @@ const LIFE_MAX: Duration = Duration::from_secs(7 * wire::ticket::TICKET_LIFE_S);
 
 /// The state of admission.
 #[derive(Debug)]
-pub(crate) struct Admission {
+pub struct Admission {
     state: State,
     login_at: Instant,
     last_login: Option<Instant>,
     failures: u32,
-    timing: Timing,
+    timing: Arc<Timing>,
     dice: Dice,
 }
 
 /// A ticket with the times it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Granted {
-    pub(crate) signed: SignedTicket,
+pub struct Granted {
+    pub signed: SignedTicket,
     /// Seconds since 1970.
-    pub(crate) not_before_s: u64,
+    pub not_before_s: u64,
     /// Seconds since 1970.
-    pub(crate) not_after_s: u64,
+    pub not_after_s: u64,
 }
 
 /// Why there is no ticket to show.
@@ -54,13 +55,13 @@ enum State {
 
 impl Admission {
     /// No ticket; log in at once.
-    pub(crate) fn new(timing: &Timing, seed: u32, now: Instant) -> Self {
+    pub(crate) fn new(timing: &Arc<Timing>, seed: u32, now: Instant) -> Self {
         Self {
             state: State::None,
             login_at: now,
             last_login: None,
             failures: 0,
-            timing: timing.clone(),
+            timing: Arc::clone(timing),
             dice: Dice::new(seed),
         }
     }
@@ -111,7 +112,7 @@ impl Admission {
     }
 
     /// An auther granted this.
-    pub(crate) fn granted(&mut self, granted: Granted, now: Instant, now_s: u64) {
+    pub fn granted(&mut self, granted: Granted, now: Instant, now_s: u64) {
         let left = granted.left(now_s);
         // A clock far off would make this zero: then the whole life, and the servers decide.
         let left = if left.is_zero() { granted.life() } else { left };
@@ -181,7 +182,7 @@ mod tests {
 
     fn start() -> (Admission, Instant, Timing) {
         let now = tokio::time::Instant::now().into_std();
-        (Admission::new(&Timing::default(), 9, now), now, Timing::default())
+        (Admission::new(&Arc::default(), 9, now), now, Timing::default())
     }
 
     fn s(seconds: u64) -> Duration {
@@ -247,7 +248,7 @@ mod tests {
         assert!(!admission.doubted(t0));
         assert!(admission.ticket(t0).is_ok(), "the ticket stays");
         let later = t0 + s(3600);
-        let mut admission = Admission::new(&Timing::default(), 1, t0);
+        let mut admission = Admission::new(&Arc::default(), 1, t0);
         admission.login_begins(t0);
         admission.granted(granted(NOW_S), t0, NOW_S);
         assert!(admission.doubted(later));

@@ -49,7 +49,7 @@ pub(crate) async fn refresh(shared: &Arc<Shared>, kind: Named) {
             };
             shared.bells.login.notify_one();
             if kind == Named::Managers {
-                shared.take_list();
+                shared.core().take_list(settings.manager_port);
             }
             if let Some(record) = record {
                 let path = shared.list_path(kind);
@@ -125,19 +125,9 @@ async fn probe_proxy(shared: &Arc<Shared>, proxy: SocketAddr, manager: SocketAdd
         }
         None
     });
-    if answered.await.ok().flatten().is_none() {
-        shared.core().proxies.failed(proxy, manager, now());
-        shared.bells.prober.notify_one();
-        return;
-    }
-    let recovered = {
-        let mut core = shared.core();
-        core.managers.release(manager);
-        core.proxies.recovered(proxy, now())
-    };
-    if recovered {
+    let answered = answered.await.ok().flatten().is_some();
+    if shared.core().proxy_probed(proxy, manager, answered, now()) {
         tracing::info!(%proxy, "proxy is back");
-        shared.recovered();
     }
 }
 
@@ -148,7 +138,7 @@ pub(crate) async fn deliver_byes(
     mut queue: mpsc::Receiver<(SocketAddr, Bye)>,
 ) {
     while let Some((manager, bye)) = queue.recv().await {
-        let link = shared.core().links.get(&manager).cloned();
+        let link = shared.core().links().get(&manager).cloned();
         let delivered = match link {
             // The connection's task takes it within its own limits, or ends.
             Some(link) => link.send(Request::Bye(Box::new(bye))).await.is_ok(),

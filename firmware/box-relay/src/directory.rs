@@ -14,16 +14,16 @@ use crate::limits::{ADDRESSES_MAX, Timing};
 
 /// What DNS said of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub struct Answer {
     /// IPv4 addresses in the order received, then IPv6 addresses in the order received.
-    pub(crate) addresses: Vec<IpAddr>,
+    pub addresses: Vec<IpAddr>,
     /// The smallest time to live among the records used, in seconds.
-    pub(crate) ttl_s: u32,
+    pub ttl_s: u32,
 }
 
 /// A list as kept on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Record {
+pub struct Record {
     pub(crate) name: String,
     pub(crate) addresses: Vec<IpAddr>,
     /// Seconds since 1970.
@@ -32,7 +32,7 @@ pub(crate) struct Record {
 
 /// One name's list.
 #[derive(Debug)]
-pub(crate) struct Directory {
+pub struct Directory {
     name: String,
     addresses: Vec<IpAddr>,
     fetched_at_s: Option<u64>,
@@ -77,12 +77,12 @@ impl Directory {
     }
 
     /// The best list known, in order.
-    pub(crate) fn addresses(&self) -> &[IpAddr] {
+    pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
     }
 
     /// When to ask DNS next.
-    pub(crate) fn ask_at(&self) -> Instant {
+    pub fn ask_at(&self) -> Instant {
         self.ask_at
     }
 
@@ -108,7 +108,7 @@ impl Directory {
 
     /// DNS answered. Returns what to keep on disk; none if the answer held no address, which
     /// counts as a failure.
-    pub(crate) fn answered(&mut self, answer: Answer, now: Instant, now_s: u64) -> Option<Record> {
+    pub fn answered(&mut self, answer: Answer, now: Instant, now_s: u64) -> Option<Record> {
         if answer.addresses.is_empty() {
             self.failed(now);
             return None;
@@ -132,7 +132,7 @@ impl Directory {
     }
 
     /// DNS failed; the list stays.
-    pub(crate) fn failed(&mut self, now: Instant) {
+    pub fn failed(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
         self.ask_at = now + self.backoff.pause(self.failures, &mut self.dice);
     }

@@ -6,8 +6,9 @@
 //! manager, and a few proxy connections that are ready for a session ([`warm`]). A session that
 //! finds one costs one round trip to the site; one that finds no site at all goes direct.
 //!
-//! What is decided, and when, stands in sans-IO modules (`race`, `managers`, `proxies`,
-//! `directory`, `admission`, `dns::message`), tested with a virtual clock; the rest moves bytes.
+//! What is decided, and when, stands in sans-IO modules, tested with a virtual clock and driven by
+//! `tests/sim` for a whole fleet ([`cores`]); the rest moves bytes: `seek`, `open`, `warm`,
+//! `manager_link`, `background` and `login`.
 //! Until a proxy says `Opened` no byte of the session has flowed, so setting up may fail over;
 //! after that nothing is ever tried again.
 //!
@@ -18,29 +19,48 @@
 pub mod limits;
 
 mod admission;
-mod assign;
 mod background;
 mod backoff;
+mod core;
 mod direct;
 mod directory;
 mod dns;
 mod login;
 mod manager_link;
 mod managers;
+mod offering;
 mod open;
 mod proxies;
 mod race;
+mod search;
+mod seek;
 mod settings;
 mod shared;
 mod status;
 mod store;
+mod talk;
 mod warm;
+mod watch;
 mod way;
 
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_support;
+
+/// The sans-IO cores, for whoever drives them with a clock of its own. A driver of all of them is
+/// this crate; another is the simulation.
+pub mod cores {
+    pub use crate::admission::{Admission, Granted};
+    pub use crate::core::{Core, Effect, Keep, ManagerEnd, Task, WarmEnd};
+    pub use crate::directory::{Answer, Directory};
+    pub use crate::managers::Managers;
+    pub use crate::offering::{Attempt, NoWord, Offer, OfferStep, Offering, ServerAnswer, Word};
+    pub use crate::proxies::Proxies;
+    pub use crate::search::{Reply, Search, SearchStep};
+    pub use crate::talk::{Said, Talk, Tick};
+    pub use crate::watch::{Watch, WatchStep};
+}
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -148,17 +168,7 @@ impl Relay {
     /// without waiting for their next turn.
     pub fn network_changed(&self) {
         let shared = &self.0.shared;
-        let now = shared::now();
-        let mut core = shared.core();
-        core.managers_named.ask_now(now);
-        core.authers_named.ask_now(now);
-        core.managers.probe_now(now);
-        core.proxies.probe_now(now);
-        core.admission.login_now(now);
-        drop(core);
-        shared.bells.directory.notify_one();
-        shared.bells.prober.notify_one();
-        shared.bells.login.notify_one();
+        shared.core().network_changed(shared::now());
     }
 
     /// What is known and what happened so far.

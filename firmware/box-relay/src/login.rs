@@ -169,13 +169,7 @@ async fn take_ticket(shared: &Arc<Shared>, granted: Granted) {
 }
 
 async fn take_denial(shared: &Arc<Shared>, reason: DeniedReason) {
-    let gone = {
-        let mut core = shared.core();
-        core.counters.logins_denied += 1;
-        core.admission.denied(reason, now());
-        std::mem::take(&mut core.warm)
-    };
-    drop(gone);
+    shared.core().auther_denied(reason, now());
     tracing::warn!(%reason, "this box is not admitted; mail goes direct");
     let path = shared.ticket_path();
     on_disk(move || store::remove(&path)).await;

@@ -7,6 +7,7 @@
 //! declares all of them dead, so that the next session goes direct at once.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wire::DeniedReason;
@@ -16,9 +17,9 @@ use crate::limits::Timing;
 
 /// All managers of the list, in its order.
 #[derive(Debug)]
-pub(crate) struct Managers {
+pub struct Managers {
     entries: Vec<Manager>,
-    timing: Timing,
+    timing: Arc<Timing>,
     dice: Dice,
 }
 
@@ -86,8 +87,8 @@ struct Hold {
 }
 
 impl Managers {
-    pub(crate) fn new(timing: &Timing, seed: u32) -> Self {
-        Self { entries: Vec::new(), timing: timing.clone(), dice: Dice::new(seed) }
+    pub(crate) fn new(timing: &Arc<Timing>, seed: u32) -> Self {
+        Self { entries: Vec::new(), timing: Arc::clone(timing), dice: Dice::new(seed) }
     }
 
     /// Takes a new list; what is known of those that stay is kept. Returns those that left.
@@ -123,7 +124,7 @@ impl Managers {
     }
 
     /// The one whose connection is kept open.
-    pub(crate) fn preferred(&self, now: Instant) -> Option<SocketAddr> {
+    pub fn preferred(&self, now: Instant) -> Option<SocketAddr> {
         self.candidates(now).ok().and_then(|list| list.first().copied())
     }
 
@@ -234,7 +235,7 @@ impl Managers {
     }
 
     /// The next dead manager whose probe is due; the probe counts as under way.
-    pub(crate) fn due_probe(&mut self, now: Instant) -> Option<SocketAddr> {
+    pub fn due_probe(&mut self, now: Instant) -> Option<SocketAddr> {
         let again = now + self.timing.probe_max * 2;
         self.entries.iter_mut().find_map(|manager| match &mut manager.state {
             State::Dead { probe, .. } if probe.due() <= now => {
@@ -246,7 +247,7 @@ impl Managers {
     }
 
     /// When the next probe is due.
-    pub(crate) fn next_probe(&self) -> Option<Instant> {
+    pub fn next_probe(&self) -> Option<Instant> {
         self.entries
             .iter()
             .filter_map(|manager| match manager.state {
@@ -340,8 +341,8 @@ mod tests {
         SocketAddr::from(([192, 0, 2, last], 4651))
     }
 
-    fn start(count: u8) -> (Managers, Instant, Timing) {
-        let timing = Timing::default();
+    fn start(count: u8) -> (Managers, Instant, Arc<Timing>) {
+        let timing = Arc::<Timing>::default();
         let mut managers = Managers::new(&timing, 3);
         managers.set_list(&(1..=count).map(address).collect::<Vec<_>>());
         (managers, tokio::time::Instant::now().into_std(), timing)

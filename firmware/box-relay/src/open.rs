@@ -6,12 +6,13 @@ use std::sync::Arc;
 use link::{Link, LinkError, SessionStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use wire::{DeniedReason, HOPS_MAX, Message, Open, Protocol, RefusedReason, SessionId};
+use wire::{HOPS_MAX, Message, Open, Protocol, SessionId};
 
-use crate::assign::{self, Path};
 use crate::direct;
-use crate::limits::{ATTEMPTS_MAX, OFFERS_MAX, STRAY_MESSAGES_MAX, Timing};
-use crate::shared::{Shared, now};
+use crate::limits::{STRAY_MESSAGES_MAX, Timing};
+use crate::offering::{Attempt, NoWord, Offer, OfferStep, Offering, ServerAnswer, Word};
+use crate::seek::{self, Event, Hands, Path};
+use crate::shared::{LeaseGuard, Shared, now};
 use crate::warm;
 use crate::way::{DirectReason, OpenError, Upstream, UpstreamStream, Way};
 
@@ -29,25 +30,6 @@ enum NotRelayed {
     Server(OpenError),
     /// Go direct.
     Direct(DirectReason),
-}
-
-/// How one proxy took an `Open`.
-enum Attempt {
-    Opened(Upstream),
-    Server(OpenError),
-    Direct(DirectReason),
-    /// Try another proxy. What is to be remembered of this one, is.
-    Elsewhere,
-    /// As `Elsewhere`, and this is the reason if no other is found.
-    Denied(DeniedReason),
-}
-
-/// What a proxy says to an `Open`: first `Opening`, then one of the others, or at once.
-enum Word {
-    Opening,
-    Opened,
-    Refused(RefusedReason),
-    Denied(DeniedReason),
 }
 
 /// Why a proxy said nothing useful.
@@ -78,191 +60,155 @@ pub(crate) async fn open(shared: &Arc<Shared>, wanted: Wanted) -> Result<Upstrea
     outcome
 }
 
-/// Offers the session to one proxy, and after [`Timing::next_after`] without a word to the next as
-/// well; the first that takes it carries it.
+/// Carries out what the session's [`Offering`] says.
 async fn relayed(shared: &Arc<Shared>, wanted: Wanted) -> Result<Upstream, NotRelayed> {
     if !shared.settings.relay {
         return Err(NotRelayed::Direct(DirectReason::Chosen));
     }
-    let budget = Instant::now() + shared.timing().relay_budget;
-    let mut offers = Offers::default();
-    let mut denied = None;
-    for _ in 0..ATTEMPTS_MAX {
-        shared.core().ticket(now()).map_err(NotRelayed::Direct)?;
-        let offered = match offers.next(shared, wanted, budget).await {
-            Ok(Some(offered)) => offered,
-            Ok(None) => continue,
-            Err(reason) => {
-                return Err(NotRelayed::Direct(denied.map_or(reason, DirectReason::Denied)));
+    let mut setup = Setup {
+        shared,
+        wanted,
+        offering: Offering::new(&shared.core(), now()),
+        hands: Hands::default(),
+        offers: JoinSet::new(),
+    };
+    loop {
+        let step = setup.offering.poll(&mut shared.core(), now());
+        match step {
+            OfferStep::Direct(reason) => return Err(NotRelayed::Direct(reason)),
+            OfferStep::Ask(manager, assign) => {
+                let sent = setup.hands.ask(shared, manager, assign);
+                setup.offering.asked(&mut shared.core(), manager, sent, now());
             }
-        };
-        match settle(shared, offered, wanted.destination).await {
-            Attempt::Opened(upstream) => return Ok(upstream),
-            Attempt::Server(error) => return Err(NotRelayed::Server(error)),
-            Attempt::Direct(reason) => return Err(NotRelayed::Direct(reason)),
-            Attempt::Elsewhere => shared.core().counters.failovers += 1,
-            Attempt::Denied(reason) => denied = Some(reason),
+            OfferStep::Connect(proxy) => setup.hands.connect(shared, proxy),
+            OfferStep::TakeWarm(number) => {
+                if let Some(path) = warm::take(shared, number).await {
+                    setup.offer(path)?;
+                }
+            }
+            OfferStep::Wait(until) => tokio::select! {
+                biased;
+                Some(offered) = setup.offers.join_next(), if !setup.offers.is_empty() => {
+                    // A task of ours that broke down has closed its link; its time will end.
+                    let Ok(offered) = offered else { continue };
+                    if let Some(end) = setup.heard(offered).await {
+                        return end;
+                    }
+                }
+                event = setup.hands.event() => setup.found(event)?,
+                () = sleep_until(until.into()) => {}
+            },
         }
     }
-    Err(NotRelayed::Direct(denied.map_or(DirectReason::BudgetSpent, DirectReason::Denied)))
 }
 
-/// The proxies that were offered a session and have not said a word yet. Dropping it closes their
-/// links and gives their leases back.
-#[derive(Default)]
-struct Offers {
-    running: JoinSet<Offered>,
-    /// Whom, and since when; of those that run.
-    asked: Vec<Asked>,
-}
-
-#[derive(Clone, Copy)]
-struct Asked {
-    proxy: SocketAddr,
-    manager: SocketAddr,
-    at: Instant,
+/// One session's setup. Dropping it closes the links that were not chosen and gives their leases
+/// back.
+struct Setup<'a> {
+    shared: &'a Arc<Shared>,
+    wanted: Wanted,
+    offering: Offering<LeaseGuard>,
+    hands: Hands,
+    offers: JoinSet<Offered>,
 }
 
 /// The first word of a proxy, or that there was none.
 struct Offered {
     path: Path,
+    offer: Offer,
     word: Result<Word, ProxyError>,
 }
 
-impl Offers {
-    /// The next proxy that said a word, or fell silent. None: one that was to be asked could not be
-    /// reached; try again.
-    async fn next(
-        &mut self,
-        shared: &Arc<Shared>,
-        wanted: Wanted,
-        budget: Instant,
-    ) -> Result<Option<Offered>, DirectReason> {
-        // Why no further proxy can be asked.
-        let mut exhausted = None;
-        loop {
-            let may_ask = exhausted.is_none() && self.running.len() < OFFERS_MAX;
-            let another = another_path(shared, self.asked.clone(), budget);
-            tokio::select! {
-                biased;
-                Some(offered) = self.running.join_next(), if !self.running.is_empty() => {
-                    // A task of ours that broke down has closed its link; the next is asked.
-                    let Ok(offered) = offered else { return Ok(None) };
-                    self.heard(shared, &offered);
-                    return Ok(Some(offered));
+impl Setup<'_> {
+    fn found(&mut self, event: Event) -> Result<(), NotRelayed> {
+        let mut core = self.shared.core();
+        match event {
+            Event::Answer(manager, reply) => {
+                self.offering.answered(&mut core, manager, reply, now());
+            }
+            Event::Connection(proxy, Ok(link)) => {
+                if let Some((manager, lease)) = self.offering.connected(&mut core, proxy, now()) {
+                    drop(core);
+                    return self.offer(Path { link, manager, proxy, lease, warm: false });
                 }
-                found = another, if may_ask => match found {
-                    Ok(Some(path)) => self.make(shared, path, wanted)?,
-                    Ok(None) => return Ok(None),
-                    Err(reason) if self.running.is_empty() => return Err(reason),
-                    Err(reason) => exhausted = Some(reason),
-                },
-                () = sleep_until(budget) => return Err(DirectReason::BudgetSpent),
+            }
+            Event::Connection(proxy, Err(error)) => {
+                let silent = seek::dead(proxy, &error);
+                self.offering.not_connected(&mut core, proxy, silent, now());
             }
         }
+        Ok(())
     }
 
-    fn make(
-        &mut self,
-        shared: &Arc<Shared>,
-        mut path: Path,
-        wanted: Wanted,
-    ) -> Result<(), DirectReason> {
+    fn offer(&mut self, mut path: Path) -> Result<(), NotRelayed> {
+        self.hands = Hands::default();
         let message = Message::Open(Open {
-            ticket: shared.core().ticket(now())?,
-            session: wanted.session,
+            ticket: self.shared.core().ticket(now()).map_err(NotRelayed::Direct)?,
+            session: self.wanted.session,
             lease: path.lease.id(),
-            destination: wanted.destination,
-            protocol: wanted.protocol,
+            destination: self.wanted.destination,
+            protocol: self.wanted.protocol,
             hops_left: HOPS_MAX,
         });
-        self.asked.push(Asked { proxy: path.proxy, manager: path.manager, at: Instant::now() });
-        let opening_max = shared.timing().opening_max;
-        self.running.spawn(async move {
+        let Path { proxy, manager, warm, .. } = path;
+        let offer = Offer { proxy, manager, warm, at: now() };
+        self.offering.offered(offer);
+        let opening_max = self.shared.timing().opening_max;
+        self.offers.spawn(async move {
             let first = timeout(opening_max, async {
                 path.link.send(&message).await?;
                 next_word(&mut path.link).await
             });
             let word = first.await.unwrap_or(Err(ProxyError::Silent));
-            Offered { path, word }
+            Offered { path, offer, word }
         });
         Ok(())
     }
 
-    /// Where a proxy took the session, the others are let go; one of them that was asked earlier and
-    /// is still silent counts as dead until a probe hears it.
-    fn heard(&mut self, shared: &Shared, offered: &Offered) {
-        let proxy = offered.path.proxy;
-        let asked_at = self.asked.iter().find(|asked| asked.proxy == proxy).map(|asked| asked.at);
-        self.asked.retain(|asked| asked.proxy != proxy);
-        if !matches!(offered.word, Ok(Word::Opening | Word::Opened)) {
-            return;
+    /// What comes of an offer that was answered, or was not; none: go on.
+    async fn heard(&mut self, offered: Offered) -> Option<Result<Upstream, NotRelayed>> {
+        let Offered { mut path, offer, word } = offered;
+        let ipv6 = self.wanted.destination.is_ipv6();
+        let way = Way::Relay { manager: path.manager, proxy: path.proxy, lease: path.lease.id() };
+        let (shared, word) = (self.shared, plain(path.proxy, word));
+        let mut attempt = self.offering.first_word(&mut shared.core(), offer, word, ipv6, now());
+        if matches!(attempt, Attempt::AwaitServer | Attempt::Opened) {
+            self.offers = JoinSet::new();
+            self.hands = Hands::default();
         }
-        shared.core().proxies.takes(proxy);
-        for asked in self.asked.drain(..).filter(|asked| Some(asked.at) < asked_at) {
-            shared.core().counters.failovers += 1;
-            shared.fell_silent(asked.proxy, asked.manager);
+        if attempt == Attempt::AwaitServer {
+            let word = server_answer(&mut path.link, shared.timing()).await;
+            let word = word.map(|word| plain(path.proxy, word));
+            attempt = self.offering.server_word(&mut shared.core(), offer, word, ipv6, now());
         }
-        self.running = JoinSet::new();
+        match attempt {
+            Attempt::Opened => {
+                let stream: SessionStream = path.link.into_session();
+                path.lease.give();
+                let stream = UpstreamStream::Relay(Box::new(stream));
+                Some(Ok(Upstream { stream, way }))
+            }
+            Attempt::Server(answer) => Some(Err(NotRelayed::Server(match answer {
+                ServerAnswer::Refused => OpenError::Refused(way),
+                ServerAnswer::Unreachable => OpenError::Unreachable(way),
+                ServerAnswer::TimedOut => OpenError::TimedOut(way),
+            }))),
+            Attempt::Direct(reason) => Some(Err(NotRelayed::Direct(reason))),
+            Attempt::AwaitServer | Attempt::Elsewhere => None,
+        }
     }
 }
 
-/// A path to one more proxy: at once, or when those that were asked have had their time; their sites
-/// are then tried last.
-async fn another_path(
-    shared: &Arc<Shared>,
-    asked: Vec<Asked>,
-    budget: Instant,
-) -> Result<Option<Path>, DirectReason> {
-    if let Some(last) = asked.last() {
-        sleep_until(last.at + shared.timing().next_after).await;
-        for asked in &asked {
-            shared.keeps_waiting(asked.proxy, asked.manager);
+/// What the core hears of it.
+fn plain(proxy: SocketAddr, word: Result<Word, ProxyError>) -> Result<Word, NoWord> {
+    word.map_err(|error| {
+        tracing::warn!(%proxy, error = %telemetry::chain(&error), "proxy did not take the session");
+        match error {
+            ProxyError::Silent => NoWord::Silent,
+            ProxyError::Link(LinkError::Closed) => NoWord::Closed,
+            ProxyError::Link(_) | ProxyError::Unexpected => NoWord::Broken,
         }
-    }
-    match warm::take(shared).await {
-        Some(path) => Ok(Some(path)),
-        None => cold(shared, budget).await,
-    }
-}
-
-/// A proxy connection made for this session. None: proxies failed, and are excluded; ask again.
-async fn cold(shared: &Arc<Shared>, budget: Instant) -> Result<Option<Path>, DirectReason> {
-    let assignment = assign::assignment(shared, Some(budget)).await?;
-    Ok(assign::connect(shared, assignment, Some(budget)).await)
-}
-
-/// What comes of an offer that was answered, or was not.
-async fn settle(shared: &Shared, offered: Offered, destination: SocketAddr) -> Attempt {
-    let Offered { path: Path { mut link, manager, proxy, lease, warm }, word } = offered;
-    let way = Way::Relay { manager, proxy, lease: lease.id() };
-    let word = match word {
-        Ok(Word::Opening) => match server_answer(&mut link, shared.timing()).await {
-            Some(word) => word,
-            // The proxy lives and is still connecting: it is the mail server that is silent.
-            None => return Attempt::Server(OpenError::TimedOut(way)),
-        },
-        word => word,
-    };
-    match word {
-        Ok(Word::Opened) => {
-            let stream: SessionStream = link.into_session();
-            lease.give();
-            shared.core().heard_at(proxy);
-            Attempt::Opened(Upstream { stream: UpstreamStream::Relay(Box::new(stream)), way })
-        }
-        Ok(Word::Refused(reason)) => refused(shared, proxy, manager, reason, destination, way),
-        Ok(Word::Denied(reason)) => {
-            tracing::warn!(%proxy, %reason, "proxy denies this box");
-            shared.core().proxies.hold(proxy, manager, now());
-            shared.doubted();
-            Attempt::Denied(reason)
-        }
-        Ok(Word::Opening) => proxy_failed(shared, proxy, manager, &ProxyError::Unexpected),
-        // A warm link closed in order while it was taken: nothing wrong with the proxy.
-        Err(ProxyError::Link(LinkError::Closed)) if warm => Attempt::Elsewhere,
-        Err(error) => proxy_failed(shared, proxy, manager, &error),
-    }
+    })
 }
 
 /// The next answer to `Open`, past pongs that were still under way.
@@ -325,47 +271,4 @@ fn word(message: Message) -> Result<Option<Word>, ProxyError> {
         Message::Denied(denied) => Ok(Some(Word::Denied(denied.reason))),
         _ => Err(ProxyError::Unexpected),
     }
-}
-
-fn refused(
-    shared: &Shared,
-    proxy: SocketAddr,
-    manager: SocketAddr,
-    reason: RefusedReason,
-    destination: SocketAddr,
-    way: Way,
-) -> Attempt {
-    shared.core().heard_at(proxy);
-    match reason {
-        RefusedReason::ServerRefused => Attempt::Server(OpenError::Refused(way)),
-        // A site without IPv6 must not cut an office off from what it reaches by itself.
-        RefusedReason::ServerUnreachable if destination.is_ipv6() => {
-            Attempt::Direct(DirectReason::NoRoute)
-        }
-        RefusedReason::ServerUnreachable => Attempt::Server(OpenError::Unreachable(way)),
-        RefusedReason::ServerTimedOut => Attempt::Server(OpenError::TimedOut(way)),
-        RefusedReason::Policy => Attempt::Direct(DirectReason::Policy),
-        RefusedReason::Loop => Attempt::Direct(DirectReason::Loop),
-        RefusedReason::Full | RefusedReason::Draining => {
-            let mut core = shared.core();
-            core.counters.full += 1;
-            core.proxies.hold(proxy, manager, now());
-            Attempt::Elsewhere
-        }
-    }
-}
-
-fn proxy_failed(
-    shared: &Shared,
-    proxy: SocketAddr,
-    manager: SocketAddr,
-    error: &ProxyError,
-) -> Attempt {
-    tracing::warn!(%proxy, error = %telemetry::chain(error), "proxy did not take the session");
-    if matches!(error, ProxyError::Silent) {
-        shared.fell_silent(proxy, manager);
-    } else {
-        shared.proxy_failed(proxy, manager);
-    }
-    Attempt::Elsewhere
 }

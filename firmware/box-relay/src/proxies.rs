@@ -4,6 +4,7 @@
 //! long time. A full or draining one is left alone for a short time.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use wire::EXCLUDED_MAX;
@@ -13,9 +14,9 @@ use crate::limits::{PROXIES_REMEMBERED_MAX, Timing};
 
 /// The proxies not to be used now.
 #[derive(Debug)]
-pub(crate) struct Proxies {
+pub struct Proxies {
     entries: Vec<Proxy>,
-    timing: Timing,
+    timing: Arc<Timing>,
     dice: Dice,
 }
 
@@ -46,8 +47,8 @@ enum State {
 }
 
 impl Proxies {
-    pub(crate) fn new(timing: &Timing, seed: u32) -> Self {
-        Self { entries: Vec::new(), timing: timing.clone(), dice: Dice::new(seed) }
+    pub(crate) fn new(timing: &Arc<Timing>, seed: u32) -> Self {
+        Self { entries: Vec::new(), timing: Arc::clone(timing), dice: Dice::new(seed) }
     }
 
     /// A session or warm link may use it.
@@ -134,7 +135,7 @@ impl Proxies {
 
     /// The next dead proxy whose probe is due; the one after it is set a full pause later should
     /// its end never be heard of.
-    pub(crate) fn due_probe(&mut self, now: Instant) -> Option<(SocketAddr, SocketAddr)> {
+    pub fn due_probe(&mut self, now: Instant) -> Option<(SocketAddr, SocketAddr)> {
         self.forget(now);
         let again = now + self.timing.probe_max * 2;
         self.entries.iter_mut().find_map(|proxy| match &mut proxy.state {
@@ -147,7 +148,7 @@ impl Proxies {
     }
 
     /// When the next probe is due.
-    pub(crate) fn next_probe(&self) -> Option<Instant> {
+    pub fn next_probe(&self) -> Option<Instant> {
         self.entries
             .iter()
             .filter_map(|proxy| match proxy.state {
@@ -227,8 +228,8 @@ mod tests {
         SocketAddr::from(([192, 0, 2, last], 4651))
     }
 
-    fn start() -> (Proxies, Instant, Timing) {
-        let timing = Timing::default();
+    fn start() -> (Proxies, Instant, Arc<Timing>) {
+        let timing = Arc::<Timing>::default();
         (Proxies::new(&timing, 5), tokio::time::Instant::now().into_std(), timing)
     }
 

@@ -1,32 +1,29 @@
-//! What the tasks of one relay client share: the sans-IO cores behind one short lock, and the bells
+//! What the tasks of one relay client share: the sans-IO core behind one short lock, and the bells
 //! that wake the tasks. The lock is never held over an `await`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use wire::identity::device_client_config;
 use wire::ticket::{KeyFingerprint, SignedTicket, TicketVerifier};
-use wire::{Bye, DeniedReason, LeaseId, SessionId};
+use wire::{Bye, LeaseId, SessionId};
 
 use crate::StartError;
-use crate::admission::{Admission, NotAdmitted};
+use crate::core::{Core, Effect, Task};
 use crate::directory::{Directory, Record};
 use crate::limits::{BYES_QUEUED_MAX, Timing};
 use crate::manager_link::Request;
-use crate::managers::{Managers, NoManager};
-use crate::proxies::Proxies;
 use crate::settings::Settings;
-use crate::status::Counters;
 use crate::store;
-use crate::warm::Warm;
-use crate::way::{DirectReason, Way};
+use crate::warm::WarmHandle;
 
 /// Shared by all tasks of a relay client.
 pub(crate) struct Shared {
@@ -36,7 +33,7 @@ pub(crate) struct Shared {
     pub(crate) verifier: TicketVerifier,
     pub(crate) bells: Bells,
     pub(crate) byes: mpsc::Sender<(SocketAddr, Bye)>,
-    core: Mutex<Core>,
+    held: Mutex<Held>,
     tasks: Mutex<Option<JoinSet<()>>>,
 }
 
@@ -49,31 +46,69 @@ pub(crate) struct Bells {
     pub(crate) directory: Notify,
 }
 
-/// The state, without IO.
-pub(crate) struct Core {
-    pub(crate) managers_named: Directory,
-    pub(crate) authers_named: Directory,
-    pub(crate) managers: Managers,
-    pub(crate) proxies: Proxies,
-    pub(crate) admission: Admission,
-    pub(crate) warm: VecDeque<Warm>,
+/// The core, and what its driver holds for it.
+struct Held {
+    core: Core,
     /// The open connections to managers: what their tasks listen to.
-    pub(crate) links: HashMap<SocketAddr, mpsc::Sender<Request>>,
-    /// Where something fell silent last; what is there is tried last for a while.
-    pub(crate) silent: Option<Silent>,
-    /// No warm link is made before.
-    pub(crate) refill_at: Instant,
-    pub(crate) refill_failures: u32,
-    pub(crate) last_way: Option<Way>,
-    pub(crate) counters: Counters,
+    links: HashMap<SocketAddr, mpsc::Sender<Request>>,
+    /// The warm links of the core's pool, by number: what their tasks listen to.
+    warm: HashMap<u64, WarmHandle>,
 }
 
-/// A site in doubt: this manager's, or what is at this IP address.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Silent {
-    manager: SocketAddr,
-    ip: IpAddr,
-    until: Instant,
+/// The core, locked. When it is given back, its effects are carried out.
+pub(crate) struct Locked<'a> {
+    held: MutexGuard<'a, Held>,
+    bells: &'a Bells,
+    /// Dropped after the lock is given back: closing a link runs code of ours.
+    gone: Vec<WarmHandle>,
+}
+
+impl Locked<'_> {
+    pub(crate) fn links(&mut self) -> &mut HashMap<SocketAddr, mpsc::Sender<Request>> {
+        &mut self.held.links
+    }
+
+    pub(crate) fn has_link(&self, manager: SocketAddr) -> bool {
+        self.held.links.contains_key(&manager)
+    }
+
+    pub(crate) fn warm_handles(&mut self) -> &mut HashMap<u64, WarmHandle> {
+        &mut self.held.warm
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.held.core
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Core {
+        &mut self.held.core
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        for effect in self.held.core.take_effects() {
+            match effect {
+                Effect::Wake(Task::Keeper) => self.bells.keeper.notify_one(),
+                Effect::Wake(Task::Prober) => self.bells.prober.notify_one(),
+                Effect::Wake(Task::Login) => self.bells.login.notify_one(),
+                Effect::Wake(Task::Directory) => self.bells.directory.notify_one(),
+                Effect::DropWarm(number) => self.gone.extend(self.held.warm.remove(&number)),
+                Effect::Ping(manager) => {
+                    if let Some(queue) = self.held.links.get(&manager) {
+                        // A full queue shows it in another way.
+                        let _ = queue.try_send(Request::Ping);
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Where sessions and tasks leave what a manager is to be told.
@@ -88,7 +123,9 @@ impl Shared {
             TicketVerifier::from_pem(&settings.ticket_key_pem).map_err(StartError::TicketKey)?;
         let fingerprint = settings.device_key.fingerprint();
         let (byes, byes_queue) = mpsc::channel(BYES_QUEUED_MAX);
-        let core = Core::new(&settings, now());
+        let timing = Arc::new(settings.timing.clone());
+        let core = Core::new(&settings.domain, &timing, random_u32, now());
+        let held = Held { core, links: HashMap::new(), warm: HashMap::new() };
         let shared = Self {
             settings,
             tls,
@@ -96,7 +133,7 @@ impl Shared {
             verifier,
             bells: Bells::default(),
             byes,
-            core: Mutex::new(core),
+            held: Mutex::new(held),
             tasks: Mutex::new(Some(JoinSet::new())),
         };
         shared.restore();
@@ -104,9 +141,10 @@ impl Shared {
     }
 
     /// The cores. Keep it short, and never over an `await`.
-    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
+    pub(crate) fn core(&self) -> Locked<'_> {
         // A panic under the lock is a bug of ours; the state is still the best there is.
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        Locked { held, bells: &self.bells, gone: Vec::new() }
     }
 
     pub(crate) fn timing(&self) -> &Timing {
@@ -138,73 +176,6 @@ impl Shared {
         drop(tasks);
     }
 
-    /// This proxy has not answered for a while: others come before it, and other sites before its
-    /// own, until it is heard again.
-    pub(crate) fn keeps_waiting(&self, proxy: SocketAddr, manager: SocketAddr) {
-        let now = now();
-        let mut core = self.core();
-        core.suspect(proxy, manager, now, self.timing().suspicion);
-        core.proxies.owes(proxy, manager, now);
-    }
-
-    /// Something at this address stopped answering without a word.
-    pub(crate) fn fell_silent(&self, proxy: SocketAddr, manager: SocketAddr) {
-        let now = now();
-        let mut core = self.core();
-        core.suspect(proxy, manager, now, self.timing().suspicion);
-        let gone = core.proxy_failed(proxy, manager, now);
-        drop(core);
-        self.bells.prober.notify_one();
-        self.bells.keeper.notify_one();
-        drop(gone);
-    }
-
-    /// This proxy cannot be used; says so to the prober.
-    pub(crate) fn proxy_failed(&self, proxy: SocketAddr, manager: SocketAddr) {
-        let gone = self.core().proxy_failed(proxy, manager, now());
-        self.bells.prober.notify_one();
-        drop(gone);
-    }
-
-    /// A proxy or manager came back: make warm links now.
-    pub(crate) fn recovered(&self) {
-        let mut core = self.core();
-        core.counters.recoveries += 1;
-        core.refill_at = now();
-        core.refill_failures = 0;
-        // Where a manager is back, an auther may be.
-        core.admission.login_now(now());
-        drop(core);
-        self.bells.keeper.notify_one();
-        self.bells.login.notify_one();
-    }
-
-    /// A manager or proxy said that we are not admitted: ask the auther.
-    pub(crate) fn doubted(&self) {
-        let mut core = self.core();
-        core.counters.denied += 1;
-        if core.admission.doubted(now()) {
-            self.bells.login.notify_one();
-        }
-    }
-
-    /// The list of managers as DNS has it now.
-    pub(crate) fn take_list(&self) {
-        let port = self.settings.manager_port;
-        let mut core = self.core();
-        let list: Vec<SocketAddr> =
-            core.managers_named.addresses().iter().map(|ip| SocketAddr::new(*ip, port)).collect();
-        let left = core.managers.set_list(&list);
-        // A site taken out of DNS gets no new sessions: its warm links go too.
-        let (gone, kept) = std::mem::take(&mut core.warm)
-            .into_iter()
-            .partition::<VecDeque<_>, _>(|warm| left.contains(&warm.manager));
-        core.warm = kept;
-        drop(core);
-        drop(gone);
-        self.bells.keeper.notify_one();
-    }
-
     pub(crate) fn list_path(&self, kind: Named) -> PathBuf {
         self.settings.state_directory.join(match kind {
             Named::Managers => "managers.json",
@@ -232,7 +203,7 @@ impl Shared {
                 }
             }
         }
-        self.take_list();
+        self.core().take_list(self.settings.manager_port);
         match store::load::<SignedTicket>(&self.ticket_path()) {
             Ok(Some(signed)) => match self.examine(signed) {
                 Ok(granted) => self.core().admission.restore(granted, now, now_s),
@@ -256,109 +227,17 @@ pub(crate) enum Named {
 }
 
 impl Core {
-    fn new(settings: &Settings, now: Instant) -> Self {
-        let timing = &settings.timing;
-        let random = || u32::from(crate::dns::random_u16());
-        let seed = || random() << 16 | random();
-        let domain = settings.domain.trim_end_matches('.');
-        let directory =
-            |role: &str| Directory::new(format!("{role}.{domain}"), timing, seed(), now);
-        Self {
-            managers_named: directory("manager"),
-            authers_named: directory("auther"),
-            managers: Managers::new(timing, seed()),
-            proxies: Proxies::new(timing, seed()),
-            admission: Admission::new(timing, seed(), now),
-            warm: VecDeque::new(),
-            links: HashMap::new(),
-            silent: None,
-            refill_at: now,
-            refill_failures: 0,
-            last_way: None,
-            counters: Counters::default(),
-        }
-    }
-
     pub(crate) fn directory(&mut self, kind: Named) -> &mut Directory {
         match kind {
             Named::Managers => &mut self.managers_named,
             Named::Authers => &mut self.authers_named,
         }
     }
+}
 
-    /// The ticket, or why to go direct.
-    pub(crate) fn ticket(&self, now: Instant) -> Result<SignedTicket, DirectReason> {
-        self.admission.ticket(now).cloned().map_err(|why| match why {
-            NotAdmitted::NoTicket => DirectReason::NoTicket,
-            NotAdmitted::Denied(reason) => DirectReason::Denied(reason),
-        })
-    }
-
-    /// Whom to ask, or why to go direct.
-    pub(crate) fn candidates(&self, now: Instant) -> Result<Vec<SocketAddr>, DirectReason> {
-        self.managers.candidates(now).map_err(|why| match why {
-            NoManager::Unlisted => DirectReason::NoManagers,
-            NoManager::Dead => DirectReason::ManagersDead,
-            NoManager::Busy => DirectReason::NoProxy,
-            NoManager::Denied(reason) => DirectReason::Denied(reason),
-        })
-    }
-
-    /// Is it better to try another site first? Asked of a proxy and its manager.
-    pub(crate) fn is_suspect(&self, proxy: SocketAddr, manager: SocketAddr, now: Instant) -> bool {
-        self.silent.is_some_and(|silent| {
-            now < silent.until && (silent.ip == proxy.ip() || silent.manager == manager)
-        })
-    }
-
-    /// Something of a site was heard: the site is not silent.
-    pub(crate) fn heard_at(&mut self, address: SocketAddr) {
-        self.silent.take_if(|silent| silent.ip == address.ip() || silent.manager == address);
-    }
-
-    /// A manager denied this ticket.
-    pub(crate) fn manager_denied(
-        &mut self,
-        manager: SocketAddr,
-        reason: DeniedReason,
-        until: Instant,
-    ) {
-        self.managers.hold(manager, NoManager::Denied(reason), until);
-    }
-
-    /// Tries this site last for a while, and asks its manager whether it is there.
-    fn suspect(
-        &mut self,
-        proxy: SocketAddr,
-        manager: SocketAddr,
-        now: Instant,
-        suspicion: Duration,
-    ) {
-        self.silent = Some(Silent { manager, ip: proxy.ip(), until: now + suspicion });
-        self.managers.suspect(manager, proxy.ip(), now);
-        if let Some(queue) = self.links.get(&manager) {
-            // Is it the proxy only, or the site? A full queue shows it in another way.
-            let _ = queue.try_send(Request::Ping);
-        }
-    }
-
-    /// Excludes it, and hands out its warm links, to be dropped after the lock is given back.
-    #[must_use]
-    fn proxy_failed(
-        &mut self,
-        proxy: SocketAddr,
-        manager: SocketAddr,
-        now: Instant,
-    ) -> VecDeque<Warm> {
-        if self.proxies.failed(proxy, manager, now) {
-            self.counters.proxy_failures += 1;
-        }
-        let (gone, kept) = std::mem::take(&mut self.warm)
-            .into_iter()
-            .partition::<VecDeque<_>, _>(|warm| warm.proxy == proxy);
-        self.warm = kept;
-        gone
-    }
+fn random_u32() -> u32 {
+    let random = || u32::from(crate::dns::random_u16());
+    random() << 16 | random()
 }
 
 /// A lease from a manager, given back with an empty `Bye` when dropped unused.

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::admission::NotAdmitted;
+use crate::core::Core;
 use crate::managers::StateNow;
-use crate::shared::{Core, Named, Shared, now};
+use crate::shared::{Locked, Named, Shared, now};
 use crate::way::{DirectReason, OpenError, Upstream, Way};
 
 /// A picture of the relay client at one moment.
@@ -235,12 +236,11 @@ pub(crate) fn status(shared: &Arc<Shared>) -> RelayStatus {
             })
             .collect(),
         warm_links: core
-            .warm
-            .iter()
+            .warm()
             .map(|warm| WarmStatus {
                 proxy: warm.proxy,
                 manager: warm.manager,
-                age_s: warm.since.elapsed().as_secs(),
+                age_s: (now - warm.since).as_secs(),
             })
             .collect(),
         ticket: ticket(&core, now),
@@ -257,9 +257,7 @@ fn route(core: &Core, relay: bool, now: Instant) -> Route {
     if let Err(reason) = core.ticket(now) {
         return Route::Direct { reason };
     }
-    if let Some(warm) =
-        core.warm.iter().find(|warm| !core.is_suspect(warm.proxy, warm.manager, now))
-    {
+    if let Some(warm) = core.warm().find(|warm| !core.is_suspect(warm.proxy, warm.manager, now)) {
         return Route::Warm { proxy: warm.proxy };
     }
     match core.candidates(now) {
@@ -272,7 +270,7 @@ fn route(core: &Core, relay: bool, now: Instant) -> Route {
     }
 }
 
-fn managers(core: &Core, now: Instant) -> Vec<ManagerStatus> {
+fn managers(core: &Locked<'_>, now: Instant) -> Vec<ManagerStatus> {
     let shown = core.managers.states(now).map(|(address, state, last_answer)| {
         let (state, dead_for_s) = match state {
             StateNow::Unknown => (ManagerState::Unknown, None),
@@ -286,7 +284,7 @@ fn managers(core: &Core, now: Instant) -> Vec<ManagerStatus> {
             state,
             dead_for_s,
             last_answer_ms: last_answer.map(milliseconds),
-            connected: core.links.contains_key(&address),
+            connected: core.has_link(address),
         }
     });
     shown.collect()
