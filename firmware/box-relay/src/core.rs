@@ -194,8 +194,10 @@ impl Core {
         let list: Vec<SocketAddr> =
             self.managers_named.addresses().iter().map(|ip| SocketAddr::new(*ip, port)).collect();
         let left = self.managers.set_list(&list);
-        // A site taken out of DNS gets no new sessions: its warm links go too.
+        // A site taken out of DNS gets no new sessions: its warm links go too, and the connection to
+        // its manager when no session needs it, which the manager's task sees when it has to do something.
         self.drop_warm(|warm| left.contains(&warm.manager));
+        self.effects.extend(left.into_iter().map(Effect::Ping));
         self.wake(Task::Keeper);
     }
 

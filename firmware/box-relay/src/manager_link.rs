@@ -154,6 +154,10 @@ impl ManagerLink {
                     .await
                     .map_err(|_| Failure::SendTimedOut)??;
             }
+            if self.is_over(&talk) {
+                let _ = link.close().await;
+                return Ok(());
+            }
         }
     }
 
@@ -180,6 +184,16 @@ impl ManagerLink {
                 Ok(())
             }
         }
+    }
+
+    /// If so, the connection is no longer in the core.
+    fn is_over(&self, talk: &Talk<Asker>) -> bool {
+        let mut core = self.shared.core();
+        let is_over = talk.is_over(&core) && self.requests.is_empty();
+        if is_over {
+            core.links().remove(&self.manager);
+        }
+        is_over
     }
 
     /// With [`Tick::Idle`], the connection is no longer in the core.

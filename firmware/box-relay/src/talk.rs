@@ -28,6 +28,8 @@ pub struct Talk<R> {
     ping_number: u64,
     /// An `Assign` was not denied on it.
     admitted: bool,
+    /// Leases of which no `Bye` was said.
+    leases: usize,
     since: Instant,
     last_heard: Instant,
     last_used: Instant,
@@ -69,6 +71,7 @@ impl<R> Talk<R> {
             ping: None,
             ping_number: 0,
             admitted: false,
+            leases: 0,
             since: now,
             last_heard: now,
             last_used: now,
@@ -90,7 +93,8 @@ impl<R> Talk<R> {
 
     /// Says that a session is over; nothing where the manager would not listen.
     #[must_use]
-    pub fn bye(&self, bye: Bye) -> Option<Message> {
+    pub fn bye(&mut self, bye: Bye) -> Option<Message> {
+        self.leases = self.leases.saturating_sub(1);
         self.admitted.then_some(Message::Bye(bye))
     }
 
@@ -130,6 +134,7 @@ impl<R> Talk<R> {
         let reply = match message {
             Message::Use(Use { lease: id, proxy, alternates }) => {
                 self.admitted = true;
+                self.leases += 1;
                 Reply::Use { lease: lease(id), proxy, alternates }
             }
             Message::Busy(busy) => {
@@ -172,6 +177,13 @@ impl<R> Talk<R> {
             return Tick::Nothing;
         }
         self.ping(core, now).map_or(Tick::Nothing, Tick::Send)
+    }
+
+    /// The manager is not in DNS any more, and no session needs its connection: close it, unless there
+    /// are requests. A site that is taken out is to become empty.
+    #[must_use]
+    pub fn is_over(&self, core: &Core) -> bool {
+        self.unanswered.is_empty() && self.leases == 0 && !core.managers.lists(self.manager)
     }
 
     /// There were requests after all: not idle.

@@ -677,6 +677,28 @@ async fn a_site_taken_out_of_dns_gets_no_new_sessions() {
 }
 
 #[tokio::test]
+async fn a_site_taken_out_of_dns_is_empty_when_its_last_session_has_ended() {
+    let lab = Lab::new(2).await;
+    let relay = start(lab.settings());
+    warm(&relay, 1).await;
+    let upstream = open(&relay, nowhere()).await.unwrap();
+    assert_eq!(proxy_of(&upstream), lab.proxies[0].address);
+    lab.list(&[1]);
+    relay.network_changed();
+    until_status(&relay, "moved", |status| {
+        status.managers.len() == 1
+            && status.warm_links.iter().any(|warm| warm.proxy == lab.proxies[2].address)
+    })
+    .await;
+    // Its manager hears of the session's end, so the connection waits for that.
+    assert_eq!(lab.managers[0].log().ended, 0);
+    relay.bye(&upstream.way, bye());
+    drop(upstream);
+    until("empty", || lab.managers[0].log().ended == lab.managers[0].log().connections).await;
+    assert!(lab.managers[0].log().byes.len() > 1, "the session's, and the warm link's");
+}
+
+#[tokio::test]
 async fn many_sessions_at_once_are_all_relayed() {
     let lab = Lab::new(1).await;
     let relay = start(lab.settings());

@@ -123,6 +123,8 @@ struct State {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Log {
     pub(crate) connections: usize,
+    /// Connections that have ended.
+    pub(crate) ended: usize,
     /// The `exclude` of each `Assign`.
     pub(crate) assigns: Vec<Vec<SocketAddr>>,
     pub(crate) byes: Vec<Bye>,
@@ -178,7 +180,7 @@ impl Fake {
                 let (stream, _) = listener.accept().await.unwrap();
                 let connection =
                     Connection { state: Arc::clone(&state), signer: Arc::clone(&signer) };
-                let acceptor = acceptor.clone();
+                let (acceptor, state) = (acceptor.clone(), Arc::clone(&state));
                 connections.spawn(async move {
                     connection.thaw().await;
                     let accepted = acceptor.accept(stream, Duration::from_secs(10)).await;
@@ -189,6 +191,7 @@ impl Fake {
                         } else {
                             connection.run(link).await;
                         }
+                        state.lock().unwrap().log.ended += 1;
                     }
                 });
             }
