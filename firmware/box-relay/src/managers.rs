@@ -128,6 +128,20 @@ impl Managers {
         self.candidates(now).ok().and_then(|list| list.first().copied())
     }
 
+    /// It is asked by no session until a probe finds it.
+    pub fn is_dead(&self, address: SocketAddr) -> bool {
+        let dead = |m: &Manager| m.address == address && matches!(m.state, State::Dead { .. });
+        self.entries.iter().any(dead)
+    }
+
+    /// It is listed, not dead, and not left alone for a while.
+    pub(crate) fn may_be_asked(&self, address: SocketAddr, now: Instant) -> bool {
+        self.entries.iter().any(|manager| {
+            let dead = matches!(manager.state, State::Dead { .. });
+            manager.address == address && !dead && manager.held(now).is_none()
+        })
+    }
+
     /// The list names it.
     pub(crate) fn lists(&self, address: SocketAddr) -> bool {
         self.entries.iter().any(|m| m.address == address)

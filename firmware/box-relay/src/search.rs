@@ -95,6 +95,17 @@ impl<L> Search<L> {
                     Some(end) if now >= end => return self.give_up(core, now),
                     end => return SearchStep::Wait(end.map_or(until, |end| end.min(until))),
                 },
+                // What others found out since the race began counts.
+                (Step::Start(manager), State::Asking { race, .. })
+                    if !core.managers.may_be_asked(manager, now) =>
+                {
+                    race.failed(manager, now);
+                }
+                (Step::Start(proxy), State::Connecting { race, .. })
+                    if !core.proxies.is_usable(proxy, now) =>
+                {
+                    race.failed(proxy, now);
+                }
                 (Step::Start(manager), State::Asking { .. }) => {
                     let exclude = core.proxies.excluded(manager, now);
                     return match core.ticket(now) {
@@ -273,5 +284,110 @@ fn budget_spent(core: &mut Core, race: &Race, heard: bool, now: Instant) {
 fn late_proxies(core: &mut Core, race: &Race, manager: SocketAddr, now: Instant) {
     for proxy in race.overdue(now) {
         core.proxy_failed(proxy, manager, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::sync::Arc;
+
+    use wire::ticket::SignedTicket;
+
+    use super::*;
+    use crate::admission::Granted;
+    use crate::core::ManagerEnd;
+    use crate::directory::Answer;
+    use crate::limits::Timing;
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    fn manager(last: u8) -> SocketAddr {
+        SocketAddr::new(ip(last), 4651)
+    }
+
+    fn proxy(last: u8) -> SocketAddr {
+        SocketAddr::from(([198, 51, 100, last], 4652))
+    }
+
+    /// A box with a ticket, and two managers in the order given.
+    fn start() -> (Core, Instant) {
+        let now = tokio::time::Instant::now().into_std();
+        let mut core = Core::new("fleet.example", &Arc::<Timing>::default(), || 7, now);
+        let signed = SignedTicket { ticket: vec![1], signature: vec![2] };
+        core.admission.granted(
+            Granted { signed, not_before_s: 0, not_after_s: wire::ticket::TICKET_LIFE_S },
+            now,
+            0,
+        );
+        let answer = Answer { addresses: vec![ip(1), ip(2)], ttl_s: 60 };
+        core.managers_named.answered(answer, now, 0);
+        core.take_list(4651);
+        (core, now)
+    }
+
+    fn wait(step: SearchStep) -> Instant {
+        match step {
+            SearchStep::Wait(until) => until,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn found(search: &mut Search<u8>, core: &mut Core, now: Instant) {
+        assert!(matches!(search.poll(core, now), SearchStep::Ask(asked, _) if asked == manager(1)));
+        search.asked(core, manager(1), true, now);
+        let reply = Reply::Use { lease: 5, proxy: proxy(1), alternates: vec![proxy(2), proxy(3)] };
+        search.answered(core, manager(1), Some(reply), now);
+        assert!(matches!(search.poll(core, now), SearchStep::Connect(to) if to == proxy(1)));
+    }
+
+    #[test]
+    fn a_search_ends_with_the_first_proxy_connected() {
+        let (mut core, t0) = start();
+        let mut search = Search::new(&core, None, t0).unwrap();
+        found(&mut search, &mut core, t0);
+        let next = wait(search.poll(&mut core, t0));
+        assert_eq!(next, t0 + core.timing().next_after);
+        assert!(matches!(search.poll(&mut core, next), SearchStep::Connect(to) if to == proxy(2)));
+        assert_eq!(search.connected(&mut core, proxy(2), next), Some((manager(1), 5)));
+        assert!(!core.proxies.is_usable(proxy(1), next), "it was overtaken: a probe will tell");
+    }
+
+    #[test]
+    fn who_is_found_dead_during_the_race_is_not_asked() {
+        let (mut core, t0) = start();
+        let mut search = Search::<u8>::new(&core, None, t0).unwrap();
+        assert!(matches!(search.poll(&mut core, t0), SearchStep::Ask(..)));
+        search.asked(&mut core, manager(1), true, t0);
+        let next = wait(search.poll(&mut core, t0));
+        core.manager_ended(manager(2), ManagerEnd::Failed, t0);
+        assert!(wait(search.poll(&mut core, next)) > next, "only the first is waited for");
+
+        let (mut core, t0) = start();
+        let mut search = Search::new(&core, None, t0).unwrap();
+        found(&mut search, &mut core, t0);
+        core.proxies.failed(proxy(2), manager(1), t0);
+        let next = wait(search.poll(&mut core, t0));
+        assert!(matches!(search.poll(&mut core, next), SearchStep::Connect(to) if to == proxy(3)));
+    }
+
+    #[test]
+    fn a_budget_that_is_spent_in_silence_declares_all_dead() {
+        let (mut core, t0) = start();
+        let end = t0 + core.timing().relay_budget;
+        let mut search = Search::<u8>::new(&core, Some(end), t0).unwrap();
+        let mut now = t0;
+        loop {
+            match search.poll(&mut core, now) {
+                SearchStep::Ask(manager, _) => search.asked(&mut core, manager, true, now),
+                SearchStep::Wait(until) => now = until,
+                SearchStep::NoProxy(reason) => break assert_eq!(reason, DirectReason::BudgetSpent),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(now, end);
+        assert_eq!(Search::<u8>::new(&core, None, now).err(), Some(DirectReason::ManagersDead));
     }
 }
