@@ -34,6 +34,15 @@ impl Dice {
         self.0 ^= self.0 << 5;
         self.0
     }
+
+    /// Puts these into an order drawn anew.
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+        for at in (1..items.len()).rev() {
+            let choices = u32::try_from(at).unwrap_or(u32::MAX).saturating_add(1);
+            let other = usize::try_from(self.roll() % choices).unwrap_or(at);
+            items.swap(at, other);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -190,9 +190,16 @@ impl Core {
     }
 
     /// The list of managers, at this port, as DNS has it now.
+    ///
+    /// The first is DNS's choice, which spreads the boxes over the sites. The others come in an
+    /// order that this box draws: most resolvers turn a list, so that behind the first there stands
+    /// the same site for all boxes, which would get all of what the first carried when it died.
     pub fn take_list(&mut self, port: u16) {
-        let list: Vec<SocketAddr> =
+        let mut list: Vec<SocketAddr> =
             self.managers_named.addresses().iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+        if let Some((_, others)) = list.split_first_mut() {
+            self.dice.shuffle(others);
+        }
         let left = self.managers.set_list(&list);
         // A site taken out of DNS gets no new sessions: its warm links go too, and the connection to
         // its manager when no session needs it, which the manager's task sees when it has to do something.
@@ -459,5 +466,36 @@ fn not_admitted(why: NotAdmitted) -> DirectReason {
     match why {
         NotAdmitted::NoTicket => DirectReason::NoTicket,
         NotAdmitted::Denied(reason) => DirectReason::Denied(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::directory::Answer;
+
+    fn start(seed: u32) -> (Core, Instant) {
+        let now = tokio::time::Instant::now().into_std();
+        let mut core = Core::new("fleet.example", &Arc::<Timing>::default(), || seed, now);
+        let addresses = (1..=24).map(|last| IpAddr::from([192, 0, 2, last])).collect();
+        core.managers_named.answered(Answer { addresses, ttl_s: 60 }, now, 0);
+        core.take_list(4651);
+        (core, now)
+    }
+
+    #[test]
+    fn the_first_manager_is_the_choice_of_dns_and_the_next_is_each_boxs_own() {
+        let lists: Vec<Vec<SocketAddr>> = (1..=100)
+            .map(|seed: u32| {
+                let (core, now) = start(seed.wrapping_mul(0x9e37_79b9));
+                core.candidates(now).unwrap()
+            })
+            .collect();
+        assert!(lists.iter().all(|list| list[0] == "192.0.2.1:4651".parse().unwrap()));
+        let seconds: BTreeSet<SocketAddr> = lists.iter().map(|list| list[1]).collect();
+        assert!(seconds.len() > 15, "{seconds:?}");
+        assert!(lists.iter().all(|list| list.iter().collect::<BTreeSet<_>>().len() == 24));
     }
 }
