@@ -18,6 +18,7 @@ use crate::limits::Timing;
 use crate::managers::{Heard, Managers, NoManager};
 use crate::proxies::Proxies;
 use crate::status::Counters;
+use crate::watch::Watch;
 use crate::way::{DirectReason, Way};
 
 /// See the module.
@@ -380,6 +381,13 @@ impl Core {
         Some(self.last_warm)
     }
 
+    /// Watches over a warm link made at `now`. Links are not all replaced at the same age: those of a
+    /// whole fleet are made at once when a site has died, and would be again and again.
+    pub fn watch(&mut self, now: Instant) -> Watch {
+        let age = self.timing.warm_age_max * (75 + self.dice.roll() % 26) / 100;
+        Watch::new(now + age, now)
+    }
+
     /// No warm link could be made: pause.
     pub fn warm_failed(&mut self, now: Instant) {
         self.refill_failures = self.refill_failures.saturating_add(1);
@@ -483,6 +491,15 @@ mod tests {
         core.managers_named.answered(Answer { addresses, ttl_s: 60 }, now, 0);
         core.take_list(4651);
         (core, now)
+    }
+
+    #[test]
+    fn warm_links_made_at_once_are_not_replaced_at_once() {
+        let (mut core, t0) = start(5);
+        let ages: Vec<_> = (0..200).map(|_| core.watch(t0).old_at() - t0).collect();
+        let age_max = core.timing().warm_age_max;
+        assert!(ages.iter().all(|age| *age <= age_max && *age >= age_max * 3 / 4));
+        assert!(ages.iter().collect::<BTreeSet<_>>().len() > 20);
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Proxies {
     }
 
     /// A session or warm link may use it.
-    pub(crate) fn is_usable(&self, address: SocketAddr, now: Instant) -> bool {
+    pub fn is_usable(&self, address: SocketAddr, now: Instant) -> bool {
         !self.entries.iter().any(|proxy| proxy.address == address && proxy.excluded(now))
     }
 

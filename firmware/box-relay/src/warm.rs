@@ -16,7 +16,7 @@ use crate::limits::WARM_LINKS_MAX;
 use crate::manager_link::{self, Request};
 use crate::seek::{self, Path};
 use crate::shared::{Shared, now};
-use crate::watch::{Watch, WatchStep};
+use crate::watch::WatchStep;
 
 /// What a warm link's task listens to. Dropping it closes the link and gives the lease back.
 pub(crate) type WarmHandle = oneshot::Sender<oneshot::Sender<Path>>;
@@ -118,7 +118,7 @@ async fn stay_warm(
 /// Until something ends the link. Cancel-safe, as receiving and sending are.
 async fn watch(shared: &Shared, link: &mut Link, since: Instant) -> End {
     let timing = shared.timing();
-    let mut watch = Watch::new(timing, since);
+    let mut watch = shared.core().watch(since);
     loop {
         match watch.poll(timing, now()) {
             WatchStep::Old => return End::Over,

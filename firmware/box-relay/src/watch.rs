@@ -30,10 +30,9 @@ pub enum WatchStep {
 }
 
 impl Watch {
-    /// Of a link made at `now`.
-    #[must_use]
-    pub fn new(timing: &Timing, now: Instant) -> Self {
-        Self { old_at: now + timing.warm_age_max, last_heard: now, ping: None, number: 0 }
+    /// Of a link made at `now`, that is to be replaced at `old_at`.
+    pub(crate) fn new(old_at: Instant, now: Instant) -> Self {
+        Self { old_at, last_heard: now, ping: None, number: 0 }
     }
 
     /// The next step at `now`.
@@ -59,6 +58,17 @@ impl Watch {
         if number == self.number && self.ping.take().is_some() {
             self.last_heard = now;
         }
+    }
+
+    /// The last ping was answered, whatever its number.
+    pub fn ponged(&mut self, now: Instant) {
+        self.pong(self.number, now);
+    }
+
+    /// No ping is under way.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.ping.is_none()
     }
 
     /// When it is to be replaced, should nothing happen to it.
@@ -93,7 +103,7 @@ mod tests {
 
     fn start() -> (Watch, Timing, Instant) {
         let (timing, now) = (Timing::default(), tokio::time::Instant::now().into_std());
-        (Watch::new(&timing, now), timing, now)
+        (Watch::new(now + timing.warm_age_max, now), timing, now)
     }
 
     #[test]
@@ -121,7 +131,7 @@ mod tests {
     #[test]
     fn pings_that_are_skipped_leave_it_as_if_they_had_been_sent() {
         let (mut one, timing, t0) = start();
-        let (mut other, ..) = (Watch::new(&timing, t0), ());
+        let mut other = Watch::new(one.old_at(), t0);
         let round_trip = Duration::from_millis(30);
         let mut now = t0;
         for _ in 0..7 {
