@@ -142,7 +142,7 @@ impl Connection {
         let assignment = self.shared.fleet().assign(self.id, &assign.exclude, now);
         match assignment {
             Assignment::Use { lease, proxy, alternates } => {
-                count(&counters.used);
+                count(&counters.assignments);
                 debug!(mac = %ticket.mac, %lease, %proxy, alternates = alternates.len(), "use");
                 Message::Use(Use { lease, proxy, alternates })
             }

@@ -1,10 +1,9 @@
 //! What a manager counts, and the line in the log that shows it.
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use service_kit::counters;
 use service_kit::listener::{self, count};
 use tracing::info;
 use wire::Bye;
@@ -15,33 +14,35 @@ use crate::health::Health;
 /// Between two lines in the log that show the state.
 pub(crate) const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Since the start.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Of the listener.
-    pub connections: Arc<listener::Counters>,
-    /// Proxies named.
-    pub used: AtomicU64,
-    /// Answers that no proxy may be named.
-    pub busy: AtomicU64,
-    /// Tickets refused.
-    pub denied: AtomicU64,
-    /// Peers that said something else than a box says to a manager, or nothing in time.
-    pub misbehaved: AtomicU64,
-    /// Ends of sessions reported.
-    pub byes: AtomicU64,
-    /// Of these, assignments that were given back unused.
-    pub unused: AtomicU64,
-    /// Of these, for a lease that had ended already.
-    pub late: AtomicU64,
-    /// Bytes of these sessions, both directions.
-    pub bytes: AtomicU64,
-    /// Messages in these sessions.
-    pub messages: AtomicU64,
-    /// Of these, infected.
-    pub infected: AtomicU64,
-    /// Polls that failed.
-    pub polls_failed: AtomicU64,
+counters! {
+    /// Since the start.
+    pub struct Counters {
+        /// Proxies named.
+        assignments,
+        /// Answers that no proxy may be named.
+        busy,
+        /// Tickets refused.
+        denied,
+        /// Peers that said something else than a box says to a manager, or nothing in time.
+        misbehaved,
+        /// Ends of sessions reported.
+        byes,
+        /// Assignments that were given back unused.
+        unused,
+        /// Ends reported for a lease that was not out, or another box's.
+        late,
+        /// Bytes of the sessions whose end was reported, both directions.
+        bytes,
+        /// Messages in the sessions whose end was reported.
+        messages,
+        /// Infected messages in the sessions whose end was reported.
+        infected,
+        /// Polls that failed.
+        polls_failed,
+    } with {
+        /// Of the listener.
+        pub connections: Arc<listener::Counters>,
+    }
 }
 
 impl Counters {
@@ -55,31 +56,9 @@ impl Counters {
         if !known {
             count(&self.late);
         }
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.messages.fetch_add(bye.messages.into(), Ordering::Relaxed);
-        self.infected.fetch_add(bye.infected.into(), Ordering::Relaxed);
-    }
-}
-
-/// `used=12 busy=0 …`
-impl fmt::Display for Counters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, counter) in [
-            ("used", &self.used),
-            ("busy", &self.busy),
-            ("denied", &self.denied),
-            ("misbehaved", &self.misbehaved),
-            ("byes", &self.byes),
-            ("unused", &self.unused),
-            ("late", &self.late),
-            ("bytes", &self.bytes),
-            ("messages", &self.messages),
-            ("infected", &self.infected),
-            ("polls_failed", &self.polls_failed),
-        ] {
-            write!(f, "{name}={} ", counter.load(Ordering::Relaxed))?;
-        }
-        write!(f, "{}", self.connections)
+        self.bytes.inc_by(bytes);
+        self.messages.inc_by(bye.messages.into());
+        self.infected.inc_by(bye.infected.into());
     }
 }
 
@@ -91,7 +70,8 @@ pub(crate) async fn report(shared: Arc<Shared>) {
             let fleet = shared.fleet();
             (fleet.leases(), fleet.status().collect::<Vec<_>>())
         };
-        info!(leases, counters = %shared.counters, "state");
+        let counters = &shared.counters;
+        info!(leases, %counters, connections = %counters.connections, "state");
         for proxy in proxies {
             let state = match proxy.health {
                 Health::Up => "up".to_owned(),

@@ -133,7 +133,7 @@ impl Manager {
         };
         let served =
             service_kit::serve(listener, acceptor, limits, connections, drain, handler).await;
-        info!(counters = %shared.counters, cut_off = served.cut_off, "ended");
+        info!(counters = %shared.counters, connections = %shared.counters.connections, cut_off = served.cut_off, "ended");
         served
     }
 }

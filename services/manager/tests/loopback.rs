@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use link::{Acceptor, Link, LinkError};
@@ -14,6 +14,7 @@ use manager::fleet::Selection;
 use manager::health::HealthSettings;
 use manager::table::Table;
 use manager::{Manager, Settings, Timing};
+use service_kit::metrics::Counter;
 use service_kit::{DrainTrigger, Served, Tls, host};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -59,7 +60,7 @@ struct PlayedProxy {
     local: SocketAddr,
     load_average_milli: Arc<AtomicU32>,
     silent: Arc<AtomicBool>,
-    polls: Arc<AtomicU64>,
+    polls: Counter,
     task: Arc<JoinHandle<()>>,
 }
 
@@ -70,7 +71,7 @@ impl PlayedProxy {
         let tls = fleet.tls(Role::Proxy);
         let load_average_milli = Arc::new(AtomicU32::new(0));
         let silent = Arc::new(AtomicBool::new(false));
-        let polls = Arc::new(AtomicU64::new(0));
+        let polls = Counter::default();
         let acceptor = Acceptor::new(tls.server, tls.roots);
         let (load, quiet, count) = (load_average_milli.clone(), silent.clone(), polls.clone());
         let task = tokio::spawn(async move {
@@ -80,7 +81,7 @@ impl PlayedProxy {
                 assert!(link.peer().is_server(Role::Manager));
                 while let Ok(message) = link.recv().await {
                     let Message::Poll(poll) = message else { panic!("{message:?}") };
-                    count.fetch_add(1, Ordering::Relaxed);
+                    count.inc();
                     if quiet.load(Ordering::Relaxed) {
                         continue;
                     }
@@ -232,9 +233,9 @@ fn bye(lease: LeaseId, bytes_up: u64) -> Message {
 }
 
 /// Waits until a counter has the value; fails after [`PATIENCE`].
-async fn wait_for(counter: &AtomicU64, value: u64) {
+async fn wait_for(counter: &Counter, value: u64) {
     let waiting = async {
-        while counter.load(Ordering::Relaxed) < value {
+        while counter.get() < value {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
@@ -254,9 +255,9 @@ async fn boxes_are_named_proxies_and_many_questions_go_over_one_link() {
     one.link.send(&bye(lease(&first), 1_000)).await.unwrap();
     one.link.send(&bye(lease(&first), 0)).await.unwrap();
     wait_for(&lab.counters.byes, 2).await;
-    assert_eq!(lab.counters.late.load(Ordering::Relaxed), 1);
-    assert_eq!(lab.counters.unused.load(Ordering::Relaxed), 1);
-    assert_eq!(lab.counters.bytes.load(Ordering::Relaxed), 1_000);
+    assert_eq!(lab.counters.late.get(), 1);
+    assert_eq!(lab.counters.unused.get(), 1);
+    assert_eq!(lab.counters.bytes.get(), 1_000);
 
     // A ping is answered between the questions.
     one.link.send(&Message::Ping(7)).await.unwrap();
@@ -288,7 +289,7 @@ async fn wrong_tickets_are_denied_and_a_good_one_then_works() {
     }
     played.ticket = good;
     played.ask_until(|answer| named(answer) == [public(0)]).await;
-    assert_eq!(lab.counters.denied.load(Ordering::Relaxed), 5);
+    assert_eq!(lab.counters.denied.get(), 5);
 }
 
 #[tokio::test]
@@ -301,7 +302,7 @@ async fn overloaded_silent_and_dead_proxies_are_not_named_until_they_are_well() 
     one.ask_until(|answer| named(answer) == [public(1)]).await;
     // Between the limits it stays marked: many polls later it is still not named.
     lab.proxies[0].set_load(7_000);
-    wait_for(&lab.proxies[0].polls, lab.proxies[0].polls.load(Ordering::Relaxed) + 10).await;
+    wait_for(&lab.proxies[0].polls, lab.proxies[0].polls.get() + 10).await;
     assert_eq!(named(&one.ask(&[]).await), [public(1)]);
     lab.proxies[0].set_load(1_000);
     one.ask_until(|answer| named(answer).len() == 2).await;
@@ -351,7 +352,7 @@ async fn rubbish_ends_its_own_connection_and_nothing_else() {
 
     wait_for(&lab.counters.misbehaved, 4).await;
     assert!(!named(&good.ask(&[]).await).is_empty());
-    assert_eq!(lab.counters.connections.panics.load(Ordering::Relaxed), 0);
+    assert_eq!(lab.counters.connections.panics.get(), 0);
 }
 
 #[tokio::test]
@@ -398,5 +399,5 @@ async fn an_admitted_box_that_asks_nothing_is_closed_in_order() {
     let mut one = lab.admitted().await;
     one.ask(&[]).await;
     assert!(matches!(recv(&mut one.link).await, Err(LinkError::Closed)));
-    assert_eq!(lab.counters.misbehaved.load(Ordering::Relaxed), 0);
+    assert_eq!(lab.counters.misbehaved.get(), 0);
 }

@@ -4,12 +4,12 @@
 
 mod lab;
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lab::{CLEAN_MAIL, EICAR_MAIL, Lab, MailServer, PATIENCE, PlayedBox, recv};
 use link::LinkError;
 use proxy::{OPENS_MAX, Timing, WARM_PER_NETWORK_MAX};
+use service_kit::metrics::Counter;
 use service_kit::{Served, host};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -17,12 +17,12 @@ use tokio::task::JoinSet;
 use wire::identity::{DeviceKey, Role};
 use wire::{DeniedReason, Load, Message, Poll, RefusedReason};
 
-fn value(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
+fn value(counter: &Counter) -> u64 {
+    counter.get()
 }
 
 /// Waits until a counter has the value; fails after [`PATIENCE`].
-async fn wait_for(counter: &AtomicU64, wanted: u64) {
+async fn wait_for(counter: &Counter, wanted: u64) {
     let waiting = async {
         while value(counter) < wanted {
             tokio::time::sleep(Duration::from_millis(1)).await;

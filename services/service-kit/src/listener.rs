@@ -4,13 +4,11 @@
 //! still in its handshake makes room; a handshake that stalls is given up, a panic ends its own task and is counted, and a failing `accept` (no file descriptors
 //! left) is tried again after a pause.
 
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use link::{Acceptor, Link};
@@ -19,8 +17,9 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use crate::Drain;
+use crate::metrics::Count;
 use crate::newcomers::{Newcomers, Unproven};
+use crate::{Drain, counters};
 
 /// First pause after a failed `accept`; each further failure doubles it.
 pub const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -41,35 +40,25 @@ pub struct Limits {
     pub drain_max: Duration,
 }
 
-/// What a listener has seen. Shared with whoever reports it.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Connections taken.
-    pub accepted: AtomicU64,
-    /// Connections closed because of [`Limits::connections_max`].
-    pub refused: AtomicU64,
-    /// TLS handshakes that failed or stalled.
-    pub handshakes_failed: AtomicU64,
-    /// Failures of `accept` itself.
-    pub accept_failures: AtomicU64,
-    /// Connections whose task panicked.
-    pub panics: AtomicU64,
-}
-
-/// `accepted=12 refused=0 …`
-impl fmt::Display for Counters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        write!(f, "accepted={} refused={} ", read(&self.accepted), read(&self.refused))?;
-        write!(f, "handshakes_failed={} ", read(&self.handshakes_failed))?;
-        write!(f, "accept_failures={} ", read(&self.accept_failures))?;
-        write!(f, "panics={}", read(&self.panics))
+counters! {
+    /// What a listener has seen. Shared with whoever reports it.
+    pub struct Counters {
+        /// Connections taken.
+        accepted,
+        /// Connections closed because as many were there as may be.
+        refused,
+        /// TLS handshakes that failed or stalled.
+        handshakes_failed,
+        /// Failures of `accept` itself.
+        accept_failures,
+        /// Connections whose task panicked.
+        panics,
     }
 }
 
 /// Counts one.
-pub fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+pub fn count(counter: &impl Count) {
+    counter.count();
 }
 
 /// How the drain went.
@@ -141,7 +130,7 @@ where
 }
 
 /// [`serve`] before TLS.
-async fn accept_loop<H, F>(
+pub(crate) async fn accept_loop<H, F>(
     source: impl Accept,
     limits: Limits,
     counters: &Counters,
@@ -342,7 +331,7 @@ mod tests {
         let mut second = TcpStream::connect(running.address).await.unwrap();
         assert!(!echoes(&mut second).await);
         assert!(echoes(&mut first).await);
-        assert_eq!(running.counters.refused.load(Ordering::Relaxed), 1);
+        assert_eq!(running.counters.refused.get(), 1);
         drop(first);
         // The place is free as soon as the listener has seen the end of the first.
         loop {
@@ -367,7 +356,7 @@ mod tests {
         assert!(echoes(&mut proven).await);
         // The oldest made room, not the one with something to say.
         assert!(matches!(idle[0].read(&mut [0]).await, Ok(0) | Err(_)));
-        assert!(running.counters.refused.load(Ordering::Relaxed) >= 49);
+        assert!(running.counters.refused.get() >= 49);
     }
 
     #[tokio::test]
@@ -382,7 +371,7 @@ mod tests {
         running.trigger.drain();
         drop((good, bad));
         assert_eq!(running.task.await.unwrap(), Served { cut_off: 0 });
-        assert_eq!(running.counters.panics.load(Ordering::Relaxed), 1);
+        assert_eq!(running.counters.panics.get(), 1);
     }
 
     #[tokio::test]
@@ -446,7 +435,7 @@ mod tests {
         };
         let (served, ()) = tokio::join!(served, stop);
         assert_eq!(served, Served { cut_off: 0 });
-        assert_eq!(counters.accept_failures.load(Ordering::Relaxed), 11);
+        assert_eq!(counters.accept_failures.get(), 11);
         let calls = calls.lock().unwrap();
         let pauses: Vec<u128> =
             calls.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
