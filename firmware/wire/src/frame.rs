@@ -17,6 +17,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::revocation::REVOCATION_PART_BYTES_MAX;
 use crate::ticket::{SIGNATURE_BYTES, SignedTicket, TICKET_BYTES_MAX};
 use crate::{
     ALTERNATES_MAX, BODY_BYTES_MAX, DATA_BYTES_MAX, EXCLUDED_MAX, Message, SOFTWARE_BYTES_MAX,
@@ -301,6 +302,8 @@ kinds! {
     Bye = 16, 16 + 3 * U64_BYTES_MAX + 3 * U32_BYTES_MAX + 1;
     Ping = 17, U64_BYTES_MAX;
     Pong = 18, U64_BYTES_MAX;
+    Fetch = 19, U64_BYTES_MAX;
+    Revocations = 20, 2 * LENGTH_BYTES_MAX + REVOCATION_PART_BYTES_MAX + SIGNATURE_BYTES;
 }
 
 fn kind_of(message: &Message) -> Kind {
@@ -323,6 +326,8 @@ fn kind_of(message: &Message) -> Kind {
         Message::Bye(_) => Kind::Bye,
         Message::Ping(_) => Kind::Ping,
         Message::Pong(_) => Kind::Pong,
+        Message::Fetch(_) => Kind::Fetch,
+        Message::Revocations(_) => Kind::Revocations,
     }
 }
 
@@ -341,6 +346,8 @@ fn write_body(message: &Message, out: &mut BytesMut) -> Result<(), postcard::Err
         Message::Load(body) => write_postcard(body, out),
         Message::Bye(body) => write_postcard(body, out),
         Message::Ping(number) | Message::Pong(number) => write_postcard(number, out),
+        Message::Fetch(body) => write_postcard(body, out),
+        Message::Revocations(body) => write_postcard(body, out),
         Message::Data(bytes) => {
             out.put_slice(bytes);
             Ok(())
@@ -374,6 +381,8 @@ fn read_body(kind: Kind, body: BytesMut) -> Result<Message, DecodeError> {
         Kind::Bye => Message::Bye(read_postcard(kind, &body)?),
         Kind::Ping => Message::Ping(read_postcard(kind, &body)?),
         Kind::Pong => Message::Pong(read_postcard(kind, &body)?),
+        Kind::Fetch => Message::Fetch(read_postcard(kind, &body)?),
+        Kind::Revocations => Message::Revocations(read_postcard(kind, &body)?),
     };
     check(&message).map_err(DecodeError::Limit)?;
     Ok(message)
@@ -407,6 +416,10 @@ fn check(message: &Message) -> Result<(), LimitError> {
             at_most("Use.alternates addresses", named.alternates.len(), ALTERNATES_MAX)
         }
         Message::Open(open) => check_ticket(&open.ticket),
+        Message::Revocations(signed) => {
+            at_most("Revocations.part bytes", signed.part.len(), REVOCATION_PART_BYTES_MAX)?;
+            at_most("Revocations.signature bytes", signed.signature.len(), SIGNATURE_BYTES)
+        }
         Message::Data(bytes) if bytes.is_empty() => Err(LimitError::EmptyData),
         Message::Data(bytes) => at_most("Data bytes", bytes.len(), DATA_BYTES_MAX),
         Message::Denied(_)
@@ -420,7 +433,8 @@ fn check(message: &Message) -> Result<(), LimitError> {
         | Message::Load(_)
         | Message::Bye(_)
         | Message::Ping(_)
-        | Message::Pong(_) => Ok(()),
+        | Message::Pong(_)
+        | Message::Fetch(_) => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use bytes::{Bytes, BytesMut};
 
 use crate::frame::{Decoder, encode};
+use crate::revocation::{Revocation, RevocationPart, RevokedReason, SignedRevocations};
 use crate::ticket::{KeyFingerprint, SignedTicket, Ticket, TicketSigner};
 use crate::*;
 
@@ -67,6 +68,8 @@ fn rows() -> Vec<(Message, &'static str)> {
         session: SessionId([0xcd; 16]), lease: LeaseId(300), bytes_up: 70_000, bytes_down: 5,
         messages: 3, infected: 2, unscannable: 1, opaque: true,
     };
+    let revocations =
+        SignedRevocations { part: vec![0x11, 0x22, 0x33], signature: vec![0x44, 0x55] };
     let load = Load { sequence: 9, load_average_milli: 1500, sessions: 200, draining: true };
     vec![
         (Message::Hello(hello), "010100000000000e 02005e1000010761767220302e31"),
@@ -110,6 +113,8 @@ fn rows() -> Vec<(Message, &'static str)> {
             "011000000000001a cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdac02f0a2040503020101"),
         (Message::Ping(u64::MAX), "011100000000000a ffffffffffffffffff01"),
         (Message::Pong(0), "0112000000000001 00"),
+        (Message::Fetch(Fetch { after: 300 }), "0113000000000002 ac02"),
+        (Message::Revocations(revocations), "0114000000000007 03112233024455"),
     ]
 }
 
@@ -146,7 +151,7 @@ fn version_1_is_read_as_it_always_was() {
 #[test]
 fn every_message_has_a_row() {
     let names: std::collections::BTreeSet<_> = rows().iter().map(|row| row.0.name()).collect();
-    assert_eq!(names.len(), 18, "{names:?}");
+    assert_eq!(names.len(), 20, "{names:?}");
 }
 
 #[test]
@@ -167,4 +172,44 @@ const TICKET: &str = concat!(
 const SIGNATURE: &str = concat!(
     "bf94335876b4f575962abbb8a247904a04d13fb23108279dd86861a0e2cc016f",
     "691b025e710201ccff2bc51eadbeeb666df0bd6b66863753c795746238d67f08",
+);
+
+#[test]
+fn revocations_are_signed_as_they_always_were() {
+    let entry = |last, reason| Revocation {
+        mac: MacAddress([2, 0, 0x5e, 0x10, 0, last]),
+        key: KeyFingerprint([0xab; 32]),
+        not_before_s: 1_800_000_000,
+        reason,
+    };
+    let part = RevocationPart {
+        number: 300,
+        made_s: 1_800_000_000,
+        part: 1,
+        parts: 2,
+        revocations: vec![
+            entry(1, RevokedReason::Suspended),
+            entry(2, RevokedReason::KeyReplaced),
+            entry(3, RevokedReason::Removed),
+        ],
+    };
+    let signer = TicketSigner::from_pem(TICKET_KEY).unwrap();
+    let signed = signer.sign_revocations(&part).unwrap();
+    assert_eq!(hexadecimal(&signed.part), REVOCATIONS);
+    assert_eq!(hexadecimal(&signed.signature), REVOCATIONS_SIGNATURE);
+}
+
+const REVOCATIONS: &str = concat!(
+    "ac02",
+    "80a4a7da06",
+    "01",
+    "02",
+    "03",
+    "02005e100001abababababababababababababababababababababababababababababababab80a4a7da0600",
+    "02005e100002abababababababababababababababababababababababababababababababab80a4a7da0601",
+    "02005e100003abababababababababababababababababababababababababababababababab80a4a7da0602",
+);
+const REVOCATIONS_SIGNATURE: &str = concat!(
+    "787aea0da52eca5260be6424c3d9b396813020e24fe9aea2354543c3d3ae268e",
+    "53eafb17a62f30c8b34a84aa6fda821b9fe1b1815698fe8a45246d8dca26a403",
 );

@@ -4,7 +4,8 @@
 //! kind, length) and a body of at most [`BODY_BYTES_MAX`]; unknown kinds can be skipped. The crate
 //! does no IO and reads no clock: [`frame::Decoder`] takes bytes, tickets take the time, and
 //! [`identity`] only builds rustls configurations. `link` is the driver. Must not depend on any
-//! other crate of the workspace. Entry: [`Message`], [`frame`], [`ticket`], [`identity`].
+//! other crate of the workspace. Entry: [`Message`], [`frame`], [`ticket`],
+//! [`revocation`], [`identity`].
 #![forbid(unsafe_code)]
 
 mod bounded;
@@ -14,6 +15,7 @@ mod golden_v1;
 mod hex;
 pub mod identity;
 mod message;
+pub mod revocation;
 pub mod ticket;
 
 pub use message::*;

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::hex;
+use crate::revocation::SignedRevocations;
 use crate::ticket::SignedTicket;
 
 /// A hardware address, the inventory number of a box.
@@ -153,6 +154,10 @@ pub enum Message {
     Ping(u64),
     /// I am.
     Pong(u64),
+    /// Server of a site → auther: which tickets are void?
+    Fetch(Fetch),
+    /// Auther → server of a site: these, in one or more parts.
+    Revocations(SignedRevocations),
 }
 
 impl Message {
@@ -178,6 +183,8 @@ impl Message {
             Self::Bye(_) => "Bye",
             Self::Ping(_) => "Ping",
             Self::Pong(_) => "Pong",
+            Self::Fetch(_) => "Fetch",
+            Self::Revocations(_) => "Revocations",
         }
     }
 }
@@ -377,6 +384,13 @@ pub struct Bye {
     pub unscannable: u32,
     /// The session went opaque (STARTTLS).
     pub opaque: bool,
+}
+
+/// See [`Message::Fetch`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetch {
+    /// Number of the list of revocations that the asker has; 0 for none.
+    pub after: u64,
 }
 
 #[cfg(test)]

@@ -182,8 +182,17 @@ impl TicketSigner {
     /// When the crypto library fails, which it has no known reason to.
     pub fn sign(&self, ticket: &Ticket) -> Result<SignedTicket, TicketKeyError> {
         let ticket = postcard::to_allocvec(ticket).map_err(TicketKeyError::Encode)?;
-        let signature = self.key.sign(&signed_bytes(&ticket)).map_err(TicketKeyError::Sign)?;
+        let signature = self.sign_bytes(CONTEXT, &ticket)?;
         Ok(SignedTicket { ticket, signature })
+    }
+
+    /// Signs `bytes` as what `context` says they are.
+    pub(crate) fn sign_bytes(
+        &self,
+        context: &[u8],
+        bytes: &[u8],
+    ) -> Result<Vec<u8>, TicketKeyError> {
+        self.key.sign(&[context, bytes].concat()).map_err(TicketKeyError::Sign)
     }
 }
 
@@ -240,9 +249,9 @@ impl TicketVerifier {
         if signed.signature.len() != SIGNATURE_BYTES || signed.ticket.len() > TICKET_BYTES_MAX {
             return Err(TicketError::Malformed);
         }
-        UnparsedPublicKey::new(&ED25519, &self.public_key)
-            .verify(&signed_bytes(&signed.ticket), &signed.signature)
-            .map_err(|_| TicketError::Forged)?;
+        if !self.is_signed(CONTEXT, &signed.ticket, &signed.signature) {
+            return Err(TicketError::Forged);
+        }
         let (ticket, rest) = postcard::take_from_bytes::<Ticket>(&signed.ticket)
             .map_err(|_| TicketError::Malformed)?;
         if !rest.is_empty() || ticket.not_after_s < ticket.not_before_s {
@@ -260,6 +269,13 @@ impl TicketVerifier {
             return Err(TicketError::Expired { mac: ticket.mac, late_s });
         }
         Ok(ticket)
+    }
+
+    /// Whether this fleet signed `bytes` as what `context` says they are.
+    pub(crate) fn is_signed(&self, context: &[u8], bytes: &[u8], signature: &[u8]) -> bool {
+        UnparsedPublicKey::new(&ED25519, &self.public_key)
+            .verify(&[context, bytes].concat(), signature)
+            .is_ok()
     }
 }
 
@@ -342,10 +358,6 @@ pub enum TicketKeyError {
     Sign(#[source] rcgen::Error),
 }
 
-fn signed_bytes(ticket: &[u8]) -> Vec<u8> {
-    [CONTEXT, ticket].concat()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -409,7 +421,7 @@ MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g
     fn what_is_no_ticket_is_malformed_even_when_it_is_signed() {
         let signer = signer();
         let sign = |bytes: Vec<u8>| SignedTicket {
-            signature: signer.key.sign(&signed_bytes(&bytes)).unwrap(),
+            signature: signer.sign_bytes(CONTEXT, &bytes).unwrap(),
             ticket: bytes,
         };
         let verify = |signed: &SignedTicket| signer.verifier().verify(signed, NOW_S, &PEER);

@@ -3,9 +3,9 @@
 //! Purpose: the frame round a site's server, so that the three differ only in what they say. The
 //! accept loop with its limits ([`listener`]), the end of the program ([`drain`]), keys and
 //! certificates from files ([`files`]), the command line ([`args`]), what a server wants of its host
-//! ([`host`]), counters and their export ([`metrics`]), the status port ([`http`]), and what every
-//! `main` does with these ([`program`]). Must not depend on any of the services. Entry:
-//! [`program::run`], [`serve`], [`http::Status`].
+//! ([`host`]), counters and their export ([`metrics`]), the status port ([`http`]), the list of void
+//! tickets ([`revocations`]), and what every `main` does with these ([`program`]). Must not depend on
+//! any of the services. Entry: [`program::run`], [`serve`], [`http::Status`].
 #![forbid(unsafe_code)]
 
 pub mod args;
@@ -17,6 +17,7 @@ pub mod listener;
 pub mod metrics;
 mod newcomers;
 pub mod program;
+pub mod revocations;
 
 pub use drain::{Drain, DrainTrigger};
 pub use files::{FileError, Tls};

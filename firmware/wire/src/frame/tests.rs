@@ -5,10 +5,11 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::revocation::SignedRevocations;
 use crate::ticket::KeyFingerprint;
 use crate::{
-    Assign, Busy, Bye, Denied, DeniedReason, Hello, LeaseId, Load, MacAddress, Open, Opened, Poll,
-    Protocol, Refused, RefusedReason, SessionId, Use,
+    Assign, Busy, Bye, Denied, DeniedReason, Fetch, Hello, LeaseId, Load, MacAddress, Open, Opened,
+    Poll, Protocol, Refused, RefusedReason, SessionId, Use,
 };
 
 /// Everything that may be sent, each limit included.
@@ -47,6 +48,10 @@ pub(crate) fn any_message() -> impl Strategy<Value = Message> {
         ),
         any::<u64>().prop_map(Message::Ping),
         any::<u64>().prop_map(Message::Pong),
+        any::<u64>().prop_map(|after| Message::Fetch(Fetch { after })),
+        (vec(any::<u8>(), 0..2000), vec(any::<u8>(), 0..=SIGNATURE_BYTES)).prop_map(
+            |(part, signature)| Message::Revocations(SignedRevocations { part, signature })
+        ),
     ];
     prop_oneof![requests, session, between]
 }
@@ -151,6 +156,10 @@ fn refusal(mut bytes: BytesMut) -> String {
 
 fn ticket_of(ticket_bytes: usize, signature_bytes: usize) -> SignedTicket {
     SignedTicket { ticket: vec![1; ticket_bytes], signature: vec![2; signature_bytes] }
+}
+
+fn revocations_of(part_bytes: usize, signature_bytes: usize) -> SignedRevocations {
+    SignedRevocations { part: vec![1; part_bytes], signature: vec![2; signature_bytes] }
 }
 
 proptest! {
@@ -338,6 +347,8 @@ fn the_longest_message_of_each_kind_fits() {
             opaque: true,
         }),
         Message::Pong(u64::MAX),
+        Message::Fetch(Fetch { after: u64::MAX }),
+        Message::Revocations(revocations_of(REVOCATION_PART_BYTES_MAX, SIGNATURE_BYTES)),
     ];
     for message in longest {
         let mut bytes = BytesMut::new();
@@ -424,6 +435,8 @@ fn what_may_not_be_sent_is_not_sent() {
         Message::Use(Use { lease: LeaseId(1), proxy, alternates }),
         Message::Ticket(ticket_of(TICKET_BYTES_MAX + 1, 0)),
         Message::Ticket(ticket_of(0, SIGNATURE_BYTES + 1)),
+        Message::Revocations(revocations_of(REVOCATION_PART_BYTES_MAX + 1, 0)),
+        Message::Revocations(revocations_of(0, SIGNATURE_BYTES + 1)),
     ];
     for message in messages {
         let mut out = BytesMut::new();
