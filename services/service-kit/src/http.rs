@@ -5,9 +5,11 @@
 //! of loopback, so that a web page elsewhere cannot read it through a browser on this host. Every
 //! size, wait and number is limited by a constant here.
 
+mod events;
 mod settings;
 mod token;
 
+pub use events::events;
 pub use settings::{StatusFile, StatusSettings};
 pub use token::{TOKEN_BYTES_MAX, TOKEN_BYTES_MIN, Token};
 

@@ -4,6 +4,7 @@
 //! port. [`counters!`](crate::counters) makes the structure whose fields are counters, so that a
 //! counter cannot exist without being exported, nor be exported without a help text.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use prometheus_client::collector::Collector;
@@ -14,6 +15,7 @@ pub use prometheus_client::metrics::family::Family;
 pub use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 pub use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 pub use prometheus_client::registry::Registry;
+use wire::DeniedReason;
 
 /// The content type of [`text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -29,6 +31,19 @@ pub fn text(registry: &Registry) -> String {
     let written = prometheus_client::encoding::text::encode(&mut text, registry);
     debug_assert!(written.is_ok(), "a collector failed");
     text
+}
+
+/// A ticket's refusal as the value of a label.
+#[must_use]
+pub fn denied(reason: DeniedReason) -> &'static str {
+    match reason {
+        DeniedReason::Unknown => "unknown",
+        DeniedReason::Suspended => "suspended",
+        DeniedReason::TicketExpired => "expired",
+        DeniedReason::TicketOtherKey => "other-key",
+        DeniedReason::TicketForged => "forged",
+        _ => "other",
+    }
 }
 
 /// Something that counts one up: [`Counter`], or a bare number.
@@ -54,6 +69,41 @@ impl Count for AtomicU64 {
 pub fn help(comment: &str) -> &str {
     let comment = comment.trim();
     comment.strip_suffix('.').unwrap_or(comment)
+}
+
+/// For a test: those of `names` that no line of Rust under `source` counts, by `count(&….name)`,
+/// `.name.inc…`, `.name.get_or_create` or `.name….observe`. A counter that stands still for ever
+/// would otherwise look as if all were well.
+#[must_use]
+pub fn never_counted<'a>(source: &Path, names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut text = String::new();
+    let mut folders = vec![source.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                // White space aside, because formatters break lines.
+                let file = std::fs::read_to_string(path).unwrap_or_default();
+                text.extend(file.split_whitespace());
+            }
+        }
+    }
+    let by_itself = |name: &str| {
+        let ends = ["inc(", "inc_by(", "get_or_create(", "0.observe("];
+        ends.iter().any(|end| text.contains(&format!(".{name}.{end}")))
+    };
+    let by_function = |name: &str| {
+        let calls =
+            ["count(&", "refused(&", "add(&"].iter().flat_map(|call| text.split(call).skip(1));
+        let paths = calls.filter_map(|rest| {
+            rest.split(|c: char| !(c.is_alphanumeric() || "._".contains(c))).next()
+        });
+        paths.into_iter().any(|path| path.rsplit('.').next() == Some(name))
+    };
+    let counted = |name: &str| by_itself(name) || by_function(name);
+    names.filter(|name| !counted(name)).collect()
 }
 
 /// A structure of counters. Each field's comment is the counter's help text; its name, with the
@@ -134,6 +184,16 @@ mod tests {
             /// comment has two lines.
             second,
         }
+    }
+
+    #[test]
+    fn what_nothing_counts_is_found() {
+        let source = tempfile::tempdir().unwrap();
+        let code = "fn f() { count(&self.counters.a); c.b\n    .inc_by(2); refused(&counters.c, x); \
+                    read(&counters.d); shown(e.get()); }";
+        std::fs::write(source.path().join("x.rs"), code).unwrap();
+        let names = ["a", "b", "c", "d", "e"];
+        assert_eq!(never_counted(source.path(), names.into_iter()), ["d", "e"]);
     }
 
     #[test]
