@@ -8,13 +8,20 @@ use service_kit::Drain;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 use wire::identity::Peer;
-use wire::ticket::KeyFingerprint;
+use wire::ticket::{KeyFingerprint, SignedTicket, Ticket};
 use wire::{Assign, Busy, Denied, Message, Use};
 
 use crate::Shared;
 use crate::fleet::Assignment;
 use crate::lease::ConnectionId;
+use crate::quota::Surplus;
 use service_kit::listener::count;
+
+/// Refused tickets that end a connection: a box with a wrong one asks its auther, not us again.
+pub const DENIALS_MAX: u32 = 16;
+/// A ticket that was good is checked anew when it is shown after so long. A box shows the same one
+/// with every question, and its signature costs more than all the rest of the answer.
+const TICKET_TRUST: Duration = Duration::from_secs(10);
 
 /// How long a box may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +56,8 @@ enum BoxError {
     AnswerTimedOut(Duration),
     #[error("step receive: no good ticket within {0:?}")]
     NotAdmitted(Duration),
+    #[error("step assign: {DENIALS_MAX} tickets refused")]
+    Denied,
     #[error("step receive: {0} is nothing that a box says to a manager")]
     Unexpected(&'static str),
 }
@@ -61,14 +70,15 @@ pub(crate) async fn serve(mut link: Link, shared: Arc<Shared>, drain: Drain) {
         warn!(peer = %address, who = %link.peer(), "closed: only boxes ask a manager");
         return;
     };
-    let connection = Connection::new(shared);
-    match connection.converse(&mut link, &key, &drain).await {
+    let mut connection = Connection::new(shared, key);
+    match connection.converse(&mut link, &drain).await {
         Ok(()) => debug!(peer = %address, "box has gone"),
         Err(BoxError::Receive(error)) if error.is_closed() => {
             debug!(peer = %address, error = telemetry::chain(&error), "box has gone");
         }
         Err(error) => {
             count(&connection.shared.counters.misbehaved);
+            let key = connection.key;
             warn!(peer = %address, %key, error = telemetry::chain(&error), "connection closed");
         }
     }
@@ -80,21 +90,20 @@ pub(crate) async fn serve(mut link: Link, shared: Arc<Shared>, drain: Drain) {
 /// Returns the box's leases when it ends, however it ends.
 struct Connection {
     id: ConnectionId,
+    key: KeyFingerprint,
     shared: Arc<Shared>,
+    /// The ticket that was good last, and until when it is taken without a look.
+    trusted: Option<(SignedTicket, Ticket, Instant)>,
+    denials: u32,
 }
 
 impl Connection {
-    fn new(shared: Arc<Shared>) -> Self {
+    fn new(shared: Arc<Shared>, key: KeyFingerprint) -> Self {
         let id = shared.fleet().connected();
-        Self { id, shared }
+        Self { id, key, shared, trusted: None, denials: 0 }
     }
 
-    async fn converse(
-        &self,
-        link: &mut Link,
-        key: &KeyFingerprint,
-        drain: &Drain,
-    ) -> Result<(), BoxError> {
+    async fn converse(&mut self, link: &mut Link, drain: &Drain) -> Result<(), BoxError> {
         let Timing { admission_max, idle_max, send_max } = self.shared.timing;
         let mut admitted = false;
         let admission = Instant::now() + admission_max;
@@ -109,12 +118,15 @@ impl Connection {
             };
             match message {
                 Message::Assign(assign) => {
-                    let answer = self.assign(link, key, &assign);
+                    let answer = self.assign(link, assign);
                     admitted |= !matches!(answer, Message::Denied(_));
                     timeout(send_max, link.send(&answer))
                         .await
                         .map_err(|_| BoxError::AnswerTimedOut(send_max))?
                         .map_err(BoxError::Answer)?;
+                    if self.denials >= DENIALS_MAX {
+                        return Err(BoxError::Denied);
+                    }
                 }
                 Message::Bye(bye) if admitted => {
                     let known = self.shared.fleet().bye(self.id, bye.lease);
@@ -127,19 +139,19 @@ impl Connection {
         }
     }
 
-    fn assign(&self, link: &Link, key: &KeyFingerprint, assign: &Assign) -> Message {
-        let Shared { tickets, clock, counters, .. } = &*self.shared;
-        let address = link.peer_address();
-        let ticket = match tickets.verify(&assign.ticket, clock(), key) {
+    fn assign(&mut self, link: &Link, assign: Assign) -> Message {
+        let Assign { ticket, exclude } = assign;
+        let ticket = match self.admit(link, ticket) {
             Ok(ticket) => ticket,
-            Err(error) => {
-                count(&counters.denied);
-                warn!(peer = %address, %key, %error, step = "assign", "denied");
-                return Message::Denied(Denied { reason: error.denied_reason() });
-            }
+            Err(denied) => return Message::Denied(denied),
         };
+        let Shared { counters, retry_after_ms, .. } = &*self.shared;
+        let busy = Message::Busy(Busy { retry_after_ms: *retry_after_ms });
         let now = Instant::now().into_std();
-        let assignment = self.shared.fleet().assign(self.id, &assign.exclude, now);
+        let mut fleet = self.shared.fleet();
+        fleet.admitted(self.id, self.key, ticket.sessions_max, now);
+        let assignment = fleet.assign(self.id, &exclude, now);
+        drop(fleet);
         match assignment {
             Assignment::Use { lease, proxy, alternates } => {
                 count(&counters.assignments);
@@ -148,8 +160,42 @@ impl Connection {
             }
             Assignment::Busy => {
                 count(&counters.busy);
-                info!(mac = %ticket.mac, excluded = assign.exclude.len(), "busy: no proxy to name");
-                Message::Busy(Busy { retry_after_ms: self.shared.retry_after_ms })
+                info!(mac = %ticket.mac, excluded = exclude.len(), "busy: no proxy to name");
+                busy
+            }
+            Assignment::TooMany(surplus) => {
+                match surplus {
+                    Surplus::Sessions => count(&counters.surplus_sessions),
+                    Surplus::Rate => count(&counters.surplus_rate),
+                }
+                debug!(mac = %ticket.mac, ?surplus, "busy: over the limits of its ticket");
+                busy
+            }
+        }
+    }
+
+    /// The ticket, if it is good now.
+    fn admit(&mut self, link: &Link, signed: SignedTicket) -> Result<Ticket, Denied> {
+        let now = Instant::now();
+        if let Some((trusted, ticket, until)) = &self.trusted
+            && *trusted == signed
+            && now < *until
+        {
+            return Ok(ticket.clone());
+        }
+        self.trusted = None;
+        let Shared { tickets, clock, counters, .. } = &*self.shared;
+        match tickets.verify(&signed, clock(), &self.key) {
+            Ok(ticket) => {
+                self.trusted = Some((signed, ticket.clone(), now + TICKET_TRUST));
+                Ok(ticket)
+            }
+            Err(error) => {
+                let reason = error.denied_reason();
+                self.denials += 1;
+                counters.refused(reason);
+                warn!(peer = %link.peer_address(), key = %self.key, %error, step = "assign", "denied");
+                Err(Denied { reason })
             }
         }
     }

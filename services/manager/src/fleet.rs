@@ -2,23 +2,52 @@
 //!
 //! No IO and no clock: the driver tells it how polls went and what boxes say, with the time.
 //!
+//! **Calls.** A box's connection is [`Fleet::connected`], shows a ticket ([`Fleet::admitted`]), asks
+//! ([`Fleet::assign`]), gives back ([`Fleet::bye`]), and ends ([`Fleet::disconnected`]). A proxy is
+//! [`Fleet::reported`] or its [`Fleet::poll_failed`]. The operator drains
+//! ([`Fleet::drain`], [`Fleet::undrain`]) and changes the table ([`Fleet::reload`]);
+//! [`Fleet::take_emptied`] says what has nothing left to do.
+//!
+//! **Places.** A proxy's [`ProxyIndex`] is its place in [`Table::proxies`] of the table that the
+//! fleet was made with. A reload keeps the places of what stays; what is new gets a free one.
+//!
 //! **Live sessions.** A proxy's report is the truth, of a moment ago, and counts the sessions that
 //! every manager of the site gave it. Leases are what this manager has given out since. So a
 //! proxy's count is `report + leases granted since the report`, and at least this manager's own
 //! outstanding leases, which also hold the assignments that boxes keep in hand for their next
 //! session.
+//!
+//! **Lies.** What a proxy reports is bounded ([`SESSIONS_REPORTED_MAX`], [`LOAD_AVERAGE_MILLI_MAX`]);
+//! beyond that it is taken for no answer at all. Who reports too little still has this manager's
+//! own leases counted against it.
 
-use std::cmp::Ordering;
+mod change;
+mod choice;
+mod state;
+
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use wire::ticket::KeyFingerprint;
 use wire::{ALTERNATES_MAX, LeaseId};
 
 use crate::health::{Change, Health, HealthSettings, PollFailure};
 use crate::lease::{ConnectionId, Lease, Leases};
+use crate::quota::{Quotas, Surplus};
 use crate::random::Random;
 use crate::table::{ProxyIndex, Table};
+
+pub use change::{Emptied, Left, Reloaded};
+pub use state::{SLOW_START_DEFAULT, START_SHARE_MILLI};
+
+use state::State;
+
+/// Most sessions that a report may name: what a proxy's own settings can be set to.
+pub const SESSIONS_REPORTED_MAX: u32 = 100_000;
+/// Largest load average that a report may name, in thousandths: no host has ten thousand runnable
+/// threads and still answers.
+pub const LOAD_AVERAGE_MILLI_MAX: u32 = 10_000_000;
 
 /// How a proxy is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -33,6 +62,18 @@ pub enum Selection {
     LeastLoad,
 }
 
+impl Selection {
+    /// As the settings have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TwoChoices => "two-choices",
+            Self::Table => "table",
+            Self::LeastLoad => "least-load",
+        }
+    }
+}
+
 /// What a proxy said of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Report {
@@ -42,6 +83,14 @@ pub struct Report {
     pub sessions: u32,
     /// It takes no new ones.
     pub draining: bool,
+}
+
+impl Report {
+    /// Whether a proxy could say so of itself.
+    #[must_use]
+    pub fn is_plausible(&self) -> bool {
+        self.sessions <= SESSIONS_REPORTED_MAX && self.load_average_milli <= LOAD_AVERAGE_MILLI_MAX
+    }
 }
 
 /// An answer to a box.
@@ -58,6 +107,8 @@ pub enum Assignment {
     },
     /// No proxy may be named.
     Busy,
+    /// This box has more than its ticket grants.
+    TooMany(Surplus),
 }
 
 /// A line of [`Fleet::status`].
@@ -65,49 +116,44 @@ pub enum Assignment {
 pub struct ProxyStatus {
     /// Where it is polled.
     pub local: SocketAddr,
+    /// Where boxes reach it.
+    pub public: SocketAddr,
+    /// How often it stands in the table; 0 when it is not in it any more.
+    pub weight: u32,
     /// Whether it may be named.
     pub health: Health,
+    /// The operator drains it, or the whole site.
+    pub drained: bool,
+    /// What part of its share it gets, in thousandths; less than 1000 after it came back.
+    pub share_milli: u32,
     /// What it said last.
     pub report: Report,
     /// Its sessions as this manager counts them.
     pub live: u32,
+    /// Leases of this manager on it.
+    pub leases: u32,
+    /// How often it was named, since it is in the table.
+    pub chosen: u64,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Fleet {
-    table: Table,
+    /// The table as written, as places of `proxies`.
+    entries: Vec<ProxyIndex>,
     selection: Selection,
     health: HealthSettings,
-    proxies: Vec<State>,
+    slow_start: Duration,
+    /// `None` is a place that is free again.
+    proxies: Vec<Option<State>>,
+    /// No proxy is named.
+    site_drained: bool,
     leases: Leases,
+    quotas: Quotas,
     random: Random,
     /// Next place of [`Selection::Table`].
     rotation: usize,
     last_connection: u64,
-}
-
-/// What is known of one proxy.
-#[derive(Debug, Clone, Copy)]
-struct State {
-    health: Health,
-    report: Report,
-    /// Reports so far.
-    reports: u64,
-    /// Leases that are out.
-    outstanding: u32,
-    /// Of these, granted since the last report.
-    fresh: u32,
-}
-
-impl State {
-    fn live(&self) -> u32 {
-        self.report.sessions.saturating_add(self.fresh).max(self.outstanding)
-    }
-
-    fn is_usable(&self) -> bool {
-        self.health == Health::Up && !self.report.draining
-    }
 }
 
 impl Fleet {
@@ -120,23 +166,33 @@ impl Fleet {
         seed: u64,
         now: Instant,
     ) -> Self {
-        let new = State {
-            health: Health::new(now),
-            report: Report::default(),
-            reports: 0,
-            outstanding: 0,
-            fresh: 0,
-        };
+        // All of them are new to this manager, which says nothing about them: no slow start.
+        let proxies = table.proxies().iter().map(|proxy| Some(State::new(proxy, now)));
         Self {
-            proxies: vec![new; table.proxies().len()],
-            table,
+            proxies: proxies.collect(),
+            entries: table.entries().to_vec(),
             selection,
             health,
+            slow_start: SLOW_START_DEFAULT,
+            site_drained: false,
             leases: Leases::default(),
+            quotas: Quotas::default(),
             random: Random::new(seed),
             rotation: 0,
             last_connection: 0,
         }
+    }
+
+    /// How long a proxy that came back takes to its full share. [`SLOW_START_DEFAULT`] before this
+    /// is called.
+    pub fn set_slow_start(&mut self, slow_start: Duration) {
+        self.slow_start = slow_start;
+    }
+
+    /// How a proxy is chosen.
+    #[must_use]
+    pub fn selection(&self) -> Selection {
+        self.selection
     }
 
     /// A box has connected.
@@ -145,12 +201,25 @@ impl Fleet {
         ConnectionId(self.last_connection)
     }
 
+    /// A box has shown its ticket on this connection: from now on the limits in it hold. A
+    /// connection for which this was never called has none.
+    pub fn admitted(
+        &mut self,
+        connection: ConnectionId,
+        key: KeyFingerprint,
+        sessions_max: u32,
+        now: Instant,
+    ) {
+        self.quotas.admitted(connection, key, sessions_max, now);
+    }
+
     /// A box's connection has ended: so have its leases. A session that goes on without it is in
     /// its proxy's reports.
     pub fn disconnected(&mut self, connection: ConnectionId) {
         for lease in self.leases.take_connection(connection) {
-            self.ended(lease);
+            self.ended(&lease);
         }
+        self.quotas.disconnected(connection);
     }
 
     /// A box wants a proxy, and not one of `exclude`.
@@ -161,21 +230,17 @@ impl Fleet {
         now: Instant,
     ) -> Assignment {
         while let Some(lease) = self.leases.take_surplus(now) {
-            self.ended(lease);
+            self.ended(&lease);
         }
-        let usable: Vec<ProxyIndex> =
-            self.table.entries().iter().copied().filter(|&at| self.may_name(at, exclude)).collect();
-        let order = match self.selection {
-            Selection::Table => self.in_rotation(exclude),
-            Selection::LeastLoad => self.sorted(&usable, Self::by_load),
-            Selection::TwoChoices => self.better_of_two(&usable),
-        };
-        let mut addresses = order.iter().filter_map(|&at| self.table.proxies().get(at));
+        if let Err(surplus) = self.quotas.ask(connection, now) {
+            return Assignment::TooMany(surplus);
+        }
+        let order = self.choose(exclude, now);
+        let mut addresses = order.iter().filter_map(|&at| self.state(at).map(|s| s.public));
         let Some((&first, proxy)) = order.first().zip(addresses.next()) else {
             return Assignment::Busy;
         };
-        let proxy = proxy.public;
-        let alternates = addresses.map(|proxy| proxy.public).take(ALTERNATES_MAX).collect();
+        let alternates = addresses.take(ALTERNATES_MAX).collect();
         Assignment::Use { lease: self.grant(connection, first, now), proxy, alternates }
     }
 
@@ -183,19 +248,20 @@ impl Fleet {
     /// that is not this connection's or has ended already.
     pub fn bye(&mut self, connection: ConnectionId, lease: LeaseId) -> bool {
         let lease = self.leases.take(connection, lease);
-        if let Some(lease) = lease {
+        if let Some(lease) = &lease {
             self.ended(lease);
         }
         lease.is_some()
     }
 
-    /// A proxy has answered a poll.
+    /// A proxy has answered a poll. An answer that is not plausible counts as
+    /// [`PollFailure::Misbehaved`].
     pub fn reported(&mut self, proxy: ProxyIndex, report: Report, now: Instant) -> Option<Change> {
-        let state = self.proxies.get_mut(proxy)?;
-        state.report = report;
-        state.reports += 1;
-        state.fresh = 0;
-        state.health.reported(report.load_average_milli, &self.health, now)
+        if !report.is_plausible() {
+            return self.poll_failed(proxy, PollFailure::Misbehaved, now);
+        }
+        let health = self.health;
+        self.state_mut(proxy)?.reported(report, &health, now)
     }
 
     /// A poll has failed.
@@ -205,17 +271,29 @@ impl Fleet {
         failure: PollFailure,
         now: Instant,
     ) -> Option<Change> {
-        self.proxies.get_mut(proxy)?.health.failed(failure, now)
+        self.state_mut(proxy)?.health.failed(failure, now)
     }
 
-    /// What is known of each proxy, in the order of [`Table::proxies`].
-    pub fn status(&self) -> impl Iterator<Item = ProxyStatus> + '_ {
-        self.table.proxies().iter().zip(&self.proxies).map(|(proxy, state)| ProxyStatus {
-            local: proxy.local,
+    /// What is known of each proxy, in the order of their places.
+    pub fn status(&self, now: Instant) -> impl Iterator<Item = ProxyStatus> + '_ {
+        self.proxies.iter().flatten().map(move |state| ProxyStatus {
+            local: state.local,
+            public: state.public,
+            weight: state.weight,
             health: state.health,
+            drained: state.drained || self.site_drained,
+            share_milli: state.share_milli(self.slow_start, now),
             report: state.report,
             live: state.live(),
+            leases: state.outstanding,
+            chosen: state.chosen,
         })
+    }
+
+    /// Whether there is a proxy to name to a box that excludes none.
+    #[must_use]
+    pub fn can_name(&self) -> bool {
+        self.entries.iter().any(|&at| self.may_name(at, &[]))
     }
 
     /// Leases that are out.
@@ -224,93 +302,33 @@ impl Fleet {
         self.leases.len()
     }
 
-    fn may_name(&self, proxy: ProxyIndex, exclude: &[SocketAddr]) -> bool {
-        let usable = self.proxies.get(proxy).is_some_and(State::is_usable);
-        usable && self.table.proxies().get(proxy).is_some_and(|p| !exclude.contains(&p.public))
+    /// Boxes that are connected with a good ticket.
+    #[must_use]
+    pub fn boxes(&self) -> usize {
+        self.quotas.connected()
     }
 
-    /// From the place of the rotation on, each proxy once; moves the rotation behind the first.
-    fn in_rotation(&mut self, exclude: &[SocketAddr]) -> Vec<ProxyIndex> {
-        let entries = self.table.entries();
-        let start = self.rotation;
-        let mut order = Vec::new();
-        for (step, &proxy) in entries.iter().cycle().skip(start).take(entries.len()).enumerate() {
-            if !order.contains(&proxy) && self.may_name(proxy, exclude) {
-                if order.is_empty() {
-                    self.rotation = (start + step + 1) % entries.len();
-                }
-                order.push(proxy);
-            }
-        }
-        order
+    fn state(&self, at: ProxyIndex) -> Option<&State> {
+        self.proxies.get(at)?.as_ref()
     }
 
-    /// The better of two drawn, then the others from the best on.
-    fn better_of_two(&mut self, usable: &[ProxyIndex]) -> Vec<ProxyIndex> {
-        let Some(&one) = self.random.choose(usable) else { return Vec::new() };
-        let others: Vec<ProxyIndex> = usable.iter().copied().filter(|&at| at != one).collect();
-        let chosen = match self.random.choose(&others) {
-            Some(&other) if self.by_sessions(other, one).is_lt() => other,
-            _ => one,
-        };
-        let mut order = self.sorted(usable, Self::by_sessions);
-        order.retain(|&at| at != chosen);
-        order.insert(0, chosen);
-        order
-    }
-
-    /// Each proxy once, best first; those that are alike stay in the order of the table.
-    fn sorted(
-        &self,
-        usable: &[ProxyIndex],
-        compare: fn(&Self, ProxyIndex, ProxyIndex) -> Ordering,
-    ) -> Vec<ProxyIndex> {
-        let mut order = Vec::new();
-        for &proxy in usable {
-            if !order.contains(&proxy) {
-                order.push(proxy);
-            }
-        }
-        order.sort_by(|&a, &b| compare(self, a, b));
-        order
-    }
-
-    fn by_load(&self, a: ProxyIndex, b: ProxyIndex) -> Ordering {
-        let load = |at: ProxyIndex| self.proxies.get(at).map(|s| s.report.load_average_milli);
-        load(a).cmp(&load(b)).then_with(|| self.by_share(a, b))
-    }
-
-    fn by_sessions(&self, a: ProxyIndex, b: ProxyIndex) -> Ordering {
-        let load = |at: ProxyIndex| self.proxies.get(at).map(|s| s.report.load_average_milli);
-        self.by_share(a, b).then_with(|| load(a).cmp(&load(b)))
-    }
-
-    /// Compares live sessions per weight, without division.
-    fn by_share(&self, a: ProxyIndex, b: ProxyIndex) -> Ordering {
-        let live = |at: ProxyIndex| u64::from(self.proxies.get(at).map_or(0, State::live));
-        let weight =
-            |at: ProxyIndex| u64::from(self.table.proxies().get(at).map_or(1, |p| p.weight));
-        (live(a) * weight(b)).cmp(&(live(b) * weight(a)))
+    fn state_mut(&mut self, at: ProxyIndex) -> Option<&mut State> {
+        self.proxies.get_mut(at)?.as_mut()
     }
 
     fn grant(&mut self, connection: ConnectionId, proxy: ProxyIndex, now: Instant) -> LeaseId {
-        let report = match self.proxies.get_mut(proxy) {
-            Some(state) => {
-                state.outstanding += 1;
-                state.fresh += 1;
-                state.reports
-            }
+        self.quotas.granted(connection);
+        let report = match self.state_mut(proxy) {
+            Some(state) => state.grant(),
             None => 0,
         };
         self.leases.grant(connection, proxy, report, now)
     }
 
-    fn ended(&mut self, lease: Lease) {
-        if let Some(state) = self.proxies.get_mut(lease.proxy) {
-            state.outstanding = state.outstanding.saturating_sub(1);
-            if lease.report == state.reports {
-                state.fresh = state.fresh.saturating_sub(1);
-            }
+    fn ended(&mut self, lease: &Lease) {
+        self.quotas.ended(lease.connection);
+        if let Some(state) = self.state_mut(lease.proxy) {
+            state.ended(lease.report);
         }
     }
 }

@@ -27,7 +27,8 @@ pub(crate) struct Lease {
     pub(crate) proxy: ProxyIndex,
     /// The proxy's count of reports when it was named.
     pub(crate) report: u64,
-    connection: ConnectionId,
+    /// Whose it is.
+    pub(crate) connection: ConnectionId,
     granted: Instant,
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use link::{Link, LinkError};
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tracing::{info, warn};
 use wire::identity::Role;
 use wire::{Message, Poll};
@@ -64,13 +64,13 @@ impl PollError {
 }
 
 impl Watch {
-    /// Polls for ever.
+    /// Polls until the proxy is out of the table and has nothing left to do.
     pub(crate) async fn run(self, shared: Arc<Shared>) {
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut link = None;
         let mut sequence = 0;
-        loop {
+        while shared.fleet().is_at(self.index, self.address) {
             let lost = tokio::select! {
                 _ = ticks.tick() => None,
                 // A proxy that dies is noticed here, not at the next poll.
@@ -80,9 +80,14 @@ impl Watch {
                 Some(error) => Err(PollError::Between(error)),
                 None => {
                     sequence += 1;
-                    timeout(self.timeout, self.poll(&mut link, sequence))
+                    let before = Instant::now();
+                    let polled = timeout(self.timeout, self.poll(&mut link, sequence))
                         .await
-                        .unwrap_or(Err(PollError::TimedOut(self.timeout)))
+                        .unwrap_or(Err(PollError::TimedOut(self.timeout)));
+                    if polled.is_ok() {
+                        shared.counters.polls.0.observe(before.elapsed().as_secs_f64());
+                    }
+                    polled
                 }
             };
             if polled.is_err() {
@@ -120,18 +125,35 @@ impl Watch {
     }
 
     fn note(&self, polled: Result<Report, PollError>, shared: &Shared) {
-        let now = tokio::time::Instant::now().into_std();
+        let now = Instant::now().into_std();
         let proxy = self.address;
+        let mut fleet = shared.fleet();
+        if !fleet.is_at(self.index, proxy) {
+            return;
+        }
         let (change, error) = match polled {
-            Ok(report) => (shared.fleet().reported(self.index, report, now), None),
+            Ok(report) => {
+                let absurd = !report.is_plausible();
+                if absurd {
+                    count(&shared.counters.reports_absurd);
+                }
+                let error = absurd.then(|| format!("no proxy has such figures: {report:?}"));
+                (fleet.reported(self.index, report, now), error)
+            }
             Err(error) => {
                 count(&shared.counters.polls_failed);
-                let change = shared.fleet().poll_failed(self.index, error.failure(), now);
+                let change = fleet.poll_failed(self.index, error.failure(), now);
                 (change, Some(telemetry::chain(&error)))
             }
         };
+        drop(fleet);
+        shared.look_for_emptied();
+        shared.polled.send_modify(|polls| *polls += 1);
         match change {
-            Some(Change::Marked(why)) => warn!(%proxy, %why, error, "proxy marked: not named"),
+            Some(Change::Marked(why)) => {
+                shared.counters.marked(why);
+                warn!(%proxy, %why, error, "proxy marked: not named");
+            }
             Some(Change::Unmarked(after)) => {
                 info!(%proxy, marked_s = after.as_secs(), "proxy is named from now on");
             }

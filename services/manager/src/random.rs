@@ -19,11 +19,10 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// One of `choices`, each as likely; `None` when there is none.
-    pub(crate) fn choose<'a, T>(&mut self, choices: &'a [T]) -> Option<&'a T> {
-        let count = u64::try_from(choices.len()).ok().filter(|&count| count > 0)?;
-        // The bias of a remainder is below 2^-50 for any table that can be written.
-        choices.get(usize::try_from(self.next() % count).ok()?)
+    /// A number below `end`, each as likely; `None` when there is none.
+    pub(crate) fn below(&mut self, end: u64) -> Option<u64> {
+        // The bias of a remainder is below 2^-40 for any table that can be written.
+        self.next().checked_rem(end)
     }
 }
 
@@ -43,9 +42,9 @@ mod tests {
         let mut random = Random::new(7);
         let mut counts = [0_u32; 3];
         for _ in 0..9_000 {
-            counts[*random.choose(&[0_usize, 1, 2]).unwrap()] += 1;
+            counts[usize::try_from(random.below(3).unwrap()).unwrap()] += 1;
         }
         assert!(counts.iter().all(|count| (2_800..3_200).contains(count)), "{counts:?}");
-        assert_eq!(random.choose::<u8>(&[]), None);
+        assert_eq!(random.below(0), None);
     }
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use config::{ConfigError, Document};
 use serde::Deserialize;
+use service_kit::http::{StatusFile, StatusSettings};
 use service_kit::{Tls, files, host};
 use wire::ticket::TicketVerifier;
 
 use crate::boxes::Timing;
-use crate::fleet::Selection;
+use crate::fleet::{SLOW_START_DEFAULT, Selection};
 use crate::health::HealthSettings;
 use crate::table::Table;
 
@@ -19,6 +20,10 @@ use crate::table::Table;
 pub const RECOVER_POLLS: u32 = 3;
 /// Where a program without `--config` looks.
 pub const DEFAULT_PATH: &str = "/etc/avr/manager.toml";
+/// Where the operator's commands find a manager that runs.
+pub const CONTROL_PATH: &str = "/run/avr-manager/control";
+/// Longest slow start, in seconds.
+const SLOW_START_S_MAX: u64 = 60 * 60;
 
 /// The file as written.
 #[derive(Debug, Deserialize)]
@@ -57,9 +62,26 @@ struct File {
     /// Connections of boxes at once; each costs a file descriptor and about 20 KiB. Default 8192.
     #[serde(default = "connections_max")]
     connections_max: usize,
+    /// How long a proxy that comes back takes from a tenth of its share to the whole, in seconds.
+    /// Default 30; 0 gives it the whole at once.
+    #[serde(default = "slow_start_seconds")]
+    slow_start_seconds: u64,
+    /// The socket of `avr-manager drain` and `reload`. Default [`CONTROL_PATH`].
+    #[serde(default = "control")]
+    control: PathBuf,
+    /// The port of the page and of the metrics. Default none.
+    status: Option<StatusFile>,
     /// Log lines as `"text"` or `"json"`. Default text.
     #[serde(default)]
     log: telemetry::Format,
+}
+
+fn slow_start_seconds() -> u64 {
+    SLOW_START_DEFAULT.as_secs()
+}
+
+fn control() -> PathBuf {
+    PathBuf::from(CONTROL_PATH)
 }
 
 fn load_average_max() -> f64 {
@@ -92,6 +114,12 @@ pub struct Settings {
     pub connections_max: usize,
     /// A manager's connections have nothing to finish: boxes ask the next one.
     pub drain_max: Duration,
+    pub slow_start: Duration,
+    /// `None` only in tests.
+    pub control: Option<PathBuf>,
+    pub status: Option<StatusSettings>,
+    /// The file that was read; it is read again when the operator says so.
+    pub path: Option<PathBuf>,
     /// Waits that nobody has to set; tests shorten them.
     pub timing: Timing,
     pub log: telemetry::Format,
@@ -132,6 +160,13 @@ impl Settings {
                 "write 1 or more instead",
             ));
         }
+        if file.slow_start_seconds > SLOW_START_S_MAX {
+            return Err(document.invalid(
+                "slow_start_seconds",
+                format!("`slow_start_seconds`: {} s is no sensible time", file.slow_start_seconds),
+                format!("write a whole number from 0 to {SLOW_START_S_MAX} instead"),
+            ));
+        }
         let in_settings = |error: files::FileError| error.in_settings(document);
         Ok(Self {
             listen: file.listen,
@@ -144,18 +179,49 @@ impl Settings {
             poll_timeout,
             connections_max: file.connections_max,
             drain_max: Duration::from_secs(5),
+            slow_start: Duration::from_secs(file.slow_start_seconds),
+            control: Some(file.control),
+            status: file.status.map(|status| status.check(document)).transpose()?,
+            path: Some(document.path().to_owned()),
             timing: Timing::default(),
             log: file.log,
         })
     }
 
+    /// What is different from the settings that a manager was started with, and is taken by its next
+    /// start only.
+    #[must_use]
+    pub fn what_takes_a_restart(&self, before: &Self) -> Vec<&'static str> {
+        let status = |settings: &Self| settings.status.as_ref().map(|status| status.listen);
+        [
+            ("listen", self.listen != before.listen),
+            ("ticket_key", self.tickets != before.tickets),
+            ("connections_max", self.connections_max != before.connections_max),
+            ("poll_interval_ms", self.poll_interval != before.poll_interval),
+            ("poll_timeout_ms", self.poll_timeout != before.poll_timeout),
+            ("control", self.control != before.control),
+            ("status", status(self) != status(before)),
+        ]
+        .into_iter()
+        .filter_map(|(key, is_different)| is_different.then_some(key))
+        .collect()
+    }
+
     /// File descriptors for everything that may be open at once.
     #[must_use]
     pub fn files_max(&self) -> u64 {
-        // Boxes, proxies, and some for logs and the runtime.
-        let files = self.connections_max.saturating_add(self.table.proxies().len() + 64);
+        // Boxes, proxies, and some for the status port, the operator, logs and the runtime.
+        let files = self.connections_max.saturating_add(self.table.proxies().len() + 256);
         u64::try_from(files).unwrap_or(u64::MAX)
     }
+}
+
+/// Where the manager that runs with this settings file is told things. Reads no other file.
+///
+/// # Errors
+/// The file cannot be read, or is wrong.
+pub fn control_path(path: &Path) -> Result<PathBuf, ConfigError> {
+    Ok(config::load::<File>(path)?.control)
 }
 
 fn health(document: &Document, file: &File) -> Result<HealthSettings, ConfigError> {
@@ -217,6 +283,11 @@ mod tests {
              write a number above 0 instead, as in 8.0"
         );
         assert!(error("load_average_max = nan\n").contains("NaN is no load average"));
+        assert_eq!(
+            error("slow_start_seconds = 3601\n"),
+            "manager.toml:7: `slow_start_seconds`: 3601 s is no sensible time; \
+             write a whole number from 0 to 3600 instead"
+        );
         assert_eq!(
             error("poll_timeout_ms = 0\n"),
             "manager.toml:7: `poll_timeout_ms`: 0 ms is no sensible time; \

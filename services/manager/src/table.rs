@@ -157,7 +157,7 @@ fn public_addresses(written: &BTreeMap<String, String>) -> Result<Public, TableE
 }
 
 /// An address with or without a port. The error is the problem in words.
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     let address = text
         .parse::<SocketAddr>()
         .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PROXY_PORT)))

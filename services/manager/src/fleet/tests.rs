@@ -8,6 +8,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::health::Mark;
 
+mod operated;
+mod shares;
+
 const HEALTH: HealthSettings = HealthSettings {
     load_average_max_milli: 8_000,
     load_average_recover_milli: 6_000,
@@ -45,7 +48,7 @@ fn fleet(selection: Selection) -> (Fleet, Instant, ConnectionId) {
 /// The proxies of an answer, chosen first.
 fn named(assignment: &Assignment) -> Vec<ProxyIndex> {
     match assignment {
-        Assignment::Busy => Vec::new(),
+        Assignment::Busy | Assignment::TooMany(_) => Vec::new(),
         Assignment::Use { proxy, alternates, .. } => std::iter::once(proxy)
             .chain(alternates)
             .map(|address| (0..4).find(|&at| public(at) == *address).unwrap())
@@ -56,12 +59,12 @@ fn named(assignment: &Assignment) -> Vec<ProxyIndex> {
 fn lease(assignment: &Assignment) -> LeaseId {
     match assignment {
         Assignment::Use { lease, .. } => *lease,
-        Assignment::Busy => panic!("busy"),
+        other => panic!("{other:?}"),
     }
 }
 
 fn live(fleet: &Fleet) -> Vec<u32> {
-    fleet.status().map(|proxy| proxy.live).collect()
+    fleet.status(start()).map(|proxy| proxy.live).collect()
 }
 
 #[test]
@@ -229,7 +232,7 @@ fn a_marked_proxy_says_why() {
     let change = fleet.reported(1, report, now);
     assert_eq!(change, Some(Change::Marked(Mark::Overloaded(8_500))));
     assert!(matches!(
-        fleet.status().nth(1).unwrap().health,
+        fleet.status(now).nth(1).unwrap().health,
         Health::Marked { why: Mark::Overloaded(8_500), .. }
     ));
 }
@@ -329,7 +332,9 @@ proptest! {
                         .proxies
                         .iter()
                         .enumerate()
-                        .filter(|(at, state)| state.is_usable() && !exclude.contains(at))
+                        .filter(|(at, state)| {
+                            state.is_some_and(|state| state.is_usable()) && !exclude.contains(at)
+                        })
                         .map(|(at, _)| at)
                         .collect();
                     let mut order = named(&fleet.assign(connection, &excluded, now));
@@ -347,12 +352,14 @@ proptest! {
                 }
                 Step::Wait { seconds } => now += Duration::from_secs(seconds),
             }
-            let outstanding: u32 = fleet.proxies.iter().map(|state| state.outstanding).sum();
+            let states = || fleet.proxies.iter().flatten();
+            let outstanding: u32 = states().map(|state| state.outstanding).sum();
             prop_assert_eq!(usize::try_from(outstanding).unwrap(), fleet.leases());
-            prop_assert!(fleet.proxies.iter().all(|state| state.fresh <= state.outstanding));
+            prop_assert!(states().all(|state| state.fresh() <= state.outstanding));
         }
         fleet.disconnected(connection);
         prop_assert_eq!(fleet.leases(), 0);
-        prop_assert!(fleet.proxies.iter().all(|state| state.outstanding == 0 && state.fresh == 0));
+        let mut states = fleet.proxies.iter().flatten();
+        prop_assert!(states.all(|state| state.outstanding == 0 && state.fresh() == 0));
     }
 }

@@ -1,0 +1,163 @@
+//! What an operator sees and does: the status port, drains, another table, a restart.
+#![allow(clippy::tests_outside_test_module, reason = "an integration test is a test module")]
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod lab;
+
+use std::sync::atomic::Ordering;
+
+use lab::{Lab, PlayedProxy, bye, lease, named, public, wait_for};
+use manager::counters::Counters;
+use manager::operate::{Reply, Request};
+use service_kit::listener;
+
+fn drain(proxy: Option<&str>, wait: bool) -> Request {
+    Request::Drain { proxy: proxy.map(str::to_owned), wait }
+}
+
+#[tokio::test]
+async fn the_status_port_says_all_that_is_counted_and_what_is_missing() {
+    let lab = Lab::new(2).await;
+    let mut one = lab.admitted().await;
+    one.ask_until(|answer| named(answer).len() == 2).await;
+    let metrics = lab.page("/metrics").await;
+    for (prefix, names) in [("", Counters::NAMES), ("connections_", listener::Counters::NAMES)] {
+        for name in names {
+            let line = format!("\navr_manager_{prefix}{name}_total ");
+            assert!(metrics.contains(&line), "{line} in {metrics}");
+        }
+    }
+    let proxy = lab.proxies[0].local;
+    for line in [
+        format!("avr_manager_proxy_up{{proxy=\"{proxy}\"}} 1.0\n"),
+        format!("avr_manager_proxy_share{{proxy=\"{proxy}\"}} 1.0\n"),
+        "avr_manager_boxes 1\n".to_owned(),
+        "# TYPE avr_manager_poll_seconds histogram\n".to_owned(),
+        format!("avr_manager_assignments_total {}\n", lab.counters.assignments.get()),
+        "avr_manager_drained 0\n".to_owned(),
+        "# EOF\n".to_owned(),
+    ] {
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
+    assert!(lab.page("/readyz").await.ends_with("\r\n\r\nready\n"));
+    let page = lab.page("/").await;
+    assert!(page.contains(&format!("{proxy}<br>")) && page.contains(">up<"), "{page}");
+    assert!(page.contains("content-security-policy: default-src 'none'; style-src 'self';"));
+
+    for played in &lab.proxies {
+        played.set_load(9_000);
+    }
+    one.ask_until(|answer| named(answer).is_empty()).await;
+    let missing = lab.page("/readyz").await;
+    assert!(missing.starts_with("HTTP/1.1 503"), "{missing}");
+    assert!(missing.contains(&format!("proxy {proxy} may not be named: load average 9.000\n")));
+    let metrics = lab.page("/metrics").await;
+    assert!(metrics.contains("avr_manager_marks_total{reason=\"overloaded\"} 2\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_drain_waits_until_nothing_is_left() {
+    let lab = Lab::new(2).await;
+    let mut one = lab.admitted().await;
+    one.ask_until(|answer| named(answer).len() == 2).await;
+    lab.proxies[0].sessions.store(3, Ordering::Relaxed);
+    let first = one.ask(&[public(1)]).await;
+    let proxy = lab.proxies[0].local.to_string();
+    let done = lab.tell(drain(Some(&proxy), false)).await.unwrap();
+    assert_eq!(done.len(), 1, "{done:?}");
+    assert_eq!(named(&one.ask(&[]).await), [public(1)]);
+
+    let waiting = lab.tell(drain(Some(&public(0).to_string()), true));
+    let ending = async {
+        one.link.send(&bye(lease(&first), 1)).await.unwrap();
+        // The box's own leases of the beginning go with its link.
+        drop(one);
+        lab.proxies[0].sessions.store(0, Ordering::Relaxed);
+    };
+    let (replies, ()) = tokio::join!(waiting, ending);
+    let replies = replies.unwrap();
+    let Some(Reply::Done { what }) = replies.last() else { panic!("{replies:?}") };
+    assert_eq!(*what, format!("{} is drained, and nothing is left on it", public(0)));
+
+    let mut other = lab.admitted().await;
+    let undrain = Request::Undrain { proxy: Some(proxy) };
+    lab.tell(undrain).await.unwrap();
+    assert_eq!(named(&other.ask(&[]).await).len(), 2);
+
+    lab.tell(drain(None, false)).await.unwrap();
+    assert!(named(&other.ask(&[]).await).is_empty());
+    assert!(lab.page("/readyz").await.contains("the site is drained"));
+    lab.tell(Request::Undrain { proxy: None }).await.unwrap();
+    assert_eq!(named(&other.ask(&[]).await).len(), 2);
+
+    let error = lab.tell(drain(Some("10.9.9.9"), false)).await.unwrap_err();
+    assert_eq!(error, "10.9.9.9 is no proxy of this manager");
+    let error = lab.tell(drain(Some("x"), false)).await.unwrap_err();
+    assert_eq!(error, "\"x\" is no address");
+}
+
+#[tokio::test]
+async fn another_table_is_taken_whole_or_not_at_all_and_drops_nothing() {
+    let lab = Lab::new(2).await;
+    let mut one = lab.admitted().await;
+    one.ask_until(|answer| named(answer).len() == 2).await;
+    let kept = one.ask(&[]).await;
+
+    let good = std::fs::read_to_string(lab.settings()).unwrap();
+    std::fs::write(lab.settings(), good.replace("least-load", "least-loaded")).unwrap();
+    let error = lab.tell(Request::Reload).await.unwrap_err();
+    let line = format!("{}:7: `selection`: unknown value ", lab.settings().display());
+    assert!(error.starts_with(&line), "{error}");
+    assert!(error.ends_with("(the settings before stay in force)"), "{error}");
+    assert_eq!(lab.counters.reloads_refused.get(), 1);
+    assert_eq!(named(&one.ask(&[]).await).len(), 2);
+
+    // The first goes, a third comes; the second keeps its public address.
+    let third = PlayedProxy::start(&lab.fleet).await;
+    let table = [third.clone(), lab.proxies[1].clone()];
+    Lab::write_table(lab.directory.path(), &table);
+    let done = lab.tell(Request::Reload).await.unwrap();
+    let what = "1 proxies kept, 1 added, 1 leaving".to_owned();
+    assert_eq!(done, [Reply::Done { what }]);
+    wait_for(&third.polls, 2).await;
+    one.ask_until(|answer| named(answer).len() == 2).await;
+    assert_eq!(lab.counters.reloads.get(), 1);
+    // The box has noticed nothing: its link is the same, and its lease is known.
+    let late = lab.counters.late.get();
+    let byes = lab.counters.byes.get();
+    one.link.send(&bye(lease(&kept), 1)).await.unwrap();
+    wait_for(&lab.counters.byes, byes + 1).await;
+    assert_eq!(lab.counters.late.get(), late);
+    // When nothing is left on what has gone, it is not polled any more.
+    drop(one);
+    let left = &lab.proxies[0];
+    let until_gone = async {
+        let local = left.local.to_string();
+        while lab.page("/metrics").await.contains(&local) {}
+    };
+    tokio::time::timeout(lab::PATIENCE, until_gone).await.expect("it is still polled");
+}
+
+#[tokio::test]
+async fn absurd_figures_of_proxies_and_boxes_are_counted_and_believed_by_nobody() {
+    let lab = Lab::new(2).await;
+    let mut one = lab.admitted().await;
+    let answer = one.ask_until(|answer| named(answer).len() == 2).await;
+    one.link.send(&bye(lease(&answer), u64::MAX)).await.unwrap();
+    wait_for(&lab.counters.byes_absurd, 1).await;
+    assert_eq!(lab.counters.bytes.get(), 0);
+    lab.proxies[0].sessions.store(u32::MAX, Ordering::Relaxed);
+    one.ask_until(|answer| named(answer) == [public(1)]).await;
+    assert!(lab.counters.reports_absurd.get() > 0);
+    assert_eq!(lab.counters.connections.panics.get(), 0);
+}
+
+#[tokio::test]
+async fn who_connects_while_a_manager_starts_waits_for_its_first_polls() {
+    for _ in 0..5 {
+        let lab = Lab::new(2).await;
+        // Nobody has waited for anything: the very first answer names a proxy.
+        let mut one = lab.admitted().await;
+        assert!(!named(&one.ask(&[]).await).is_empty());
+    }
+}
