@@ -205,9 +205,10 @@ impl Conversation<'_> {
         let now_s = (self.shared.clock)();
         let ticket =
             self.shared.tickets.verify(&open.ticket, now_s, &self.key).map_err(|error| {
-                count(&counters.denied);
+                let reason = error.denied_reason();
+                counters.refused(reason);
                 warn!(%peer, key = %self.key, %session, %error, step = "open", "denied");
-                Message::Denied(Denied { reason: error.denied_reason() })
+                Message::Denied(Denied { reason })
             })?;
         let mac = ticket.mac;
         let refused = |counter, reason: RefusedReason| {

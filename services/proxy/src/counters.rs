@@ -1,12 +1,16 @@
 //! What a proxy counts, and the line in the log that shows it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use service_kit::metrics::Counter;
-use service_kit::{counters, listener};
+use service_kit::metrics::{
+    Collector, Counter, DescriptorEncoder, Family, Label, MetricType, Registry,
+};
+use service_kit::{Drain, counters, listener, metrics};
 use session::{Opaque, Outcome};
 use tracing::info;
+use wire::DeniedReason;
 
 use crate::Shared;
 
@@ -55,10 +59,28 @@ counters! {
     } with {
         /// Of the listener.
         pub connections: Arc<listener::Counters>,
+        /// Tickets refused, by reason.
+        pub refusals: Family<Label, Counter>,
     }
 }
 
 impl Counters {
+    /// A ticket was refused.
+    pub(crate) fn refused(&self, reason: DeniedReason) {
+        self.denied.inc();
+        self.refusals.get_or_create(&[("reason", metrics::denied(reason))]).inc();
+    }
+
+    /// Everything that a proxy exports.
+    pub(crate) fn export(&self, shared: Arc<Shared>, drain: Drain) -> Registry {
+        let mut registry = Registry::with_prefix("avr_proxy");
+        self.register(&mut registry);
+        self.connections.register(registry.sub_registry_with_prefix("connections"));
+        registry.register("refusals", "Tickets refused, by reason", self.refusals.clone());
+        registry.register_collector(Box::new(Now { shared, drain }));
+        registry
+    }
+
     /// Takes the end of a session.
     pub(crate) fn session(&self, outcome: &Outcome) {
         let add = |counter: &Counter, n: u64| counter.inc_by(n);
@@ -74,6 +96,39 @@ impl Counters {
     }
 }
 
+/// What keeps a proxy from carrying another session, for `/readyz`.
+pub(crate) fn missing(shared: Arc<Shared>, drain: Drain) -> impl Fn() -> Vec<String> + Send + Sync {
+    move || {
+        let (live, most) = (shared.sessions.taken(), shared.sessions.places_max());
+        let full = (live >= most).then(|| format!("full: {live} sessions"));
+        let draining = drain.is_draining().then(|| format!("draining: {live} sessions are left"));
+        full.into_iter().chain(draining).collect()
+    }
+}
+
+/// What is read when it is asked for.
+#[derive(Debug)]
+struct Now {
+    shared: Arc<Shared>,
+    drain: Drain,
+}
+
+impl Collector for Now {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Self { shared, drain } = self;
+        let size = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
+        for (name, help, value) in [
+            ("sessions_live", "Sessions carried now", size(shared.sessions.taken())),
+            ("sessions_max", "Sessions at most", size(shared.sessions.places_max())),
+            ("warm", "Connections that boxes keep warm", size(shared.warm.taken())),
+            ("drained", "1 while it takes no new sessions", drain.is_draining().into()),
+        ] {
+            encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+}
+
 /// Logs the state from time to time, for ever.
 pub(crate) async fn report(shared: Arc<Shared>) {
     loop {
@@ -81,5 +136,19 @@ pub(crate) async fn report(shared: Arc<Shared>) {
         let (live, warm) = (shared.sessions.taken(), shared.warm.taken());
         let counters = &shared.counters;
         info!(live, warm, %counters, connections = %counters.connections, "state");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_counter_is_counted_somewhere() {
+        let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
+        let names = Counters::NAMES.iter().chain(&["refusals"]).copied();
+        assert_eq!(metrics::never_counted(source, names), Vec::<&str>::new());
     }
 }

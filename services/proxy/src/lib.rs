@@ -21,8 +21,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use link::Link;
 use service_kit::host::{self, WallClock};
+use service_kit::http::{Pages, Status};
 use service_kit::listener::{self, BindError, count};
 use service_kit::{Drain, Limits, Served};
 use session::Carrier;
@@ -45,6 +47,7 @@ pub const CONNECTIONS_BESIDE_SESSIONS_MAX: usize = 2 * WARM_MAX;
 #[derive(Debug)]
 pub struct Proxy {
     listener: TcpListener,
+    status: Option<Status>,
     settings: Settings,
     shared: Arc<Shared>,
 }
@@ -97,6 +100,10 @@ impl Proxy {
             .own
             .extend(own_addresses().map_err(StartError::OwnAddresses)?.map(policy::Network::from));
         let listener = listener::bind(settings.listen).await?;
+        let status = match settings.status.clone() {
+            Some(status) => Some(Status::bind(status).await?),
+            None => None,
+        };
         let shared = Arc::new(Shared {
             tickets: settings.tickets,
             clock,
@@ -109,7 +116,7 @@ impl Proxy {
             warm: Warm::new(WARM_MAX),
             counters: Arc::default(),
         });
-        Ok(Self { listener, settings, shared })
+        Ok(Self { listener, status, settings, shared })
     }
 
     /// Where it listens.
@@ -120,6 +127,14 @@ impl Proxy {
         self.listener.local_addr()
     }
 
+    /// Where its metrics are, if anywhere.
+    ///
+    /// # Errors
+    /// The operating system does not say.
+    pub fn status_address(&self) -> std::io::Result<Option<SocketAddr>> {
+        self.status.as_ref().map(Status::address).transpose()
+    }
+
     /// What it counts, for whoever watches it.
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
@@ -128,7 +143,7 @@ impl Proxy {
 
     /// Serves until the drain is over.
     pub async fn run(self, drain: Drain) -> Served {
-        let Self { listener, settings, shared } = self;
+        let Self { listener, status, settings, shared } = self;
         settings.tls.warn_if_open();
         for network in &settings.policy.test {
             warn!(
@@ -152,6 +167,11 @@ impl Proxy {
         // Ends with this function: dropping the set ends its task.
         let mut background = JoinSet::new();
         background.spawn(counters::report(shared.clone()));
+        if let Some(status) = status {
+            let registry = shared.counters.export(shared.clone(), drain.clone());
+            let missing = Box::new(counters::missing(shared.clone(), drain.clone()));
+            background.spawn(status.serve(Pages { registry, missing, more: Router::new() }));
+        }
 
         let acceptor = link::Acceptor::new(settings.tls.server, settings.tls.roots);
         let limits = Limits {

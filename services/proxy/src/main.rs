@@ -52,7 +52,8 @@ fn serve(path: &Path) -> anyhow::Result<()> {
     telemetry::init(settings.log);
     program::run(settings.files_max(), async |drain| {
         let proxy = Proxy::bind(settings, host::unix_now_s).await?;
-        info!(address = %proxy.address()?, "listening");
+        let status = proxy.status_address()?.map(|address| address.to_string());
+        info!(address = %proxy.address()?, status, "listening");
         proxy.run(drain).await;
         Ok(())
     })

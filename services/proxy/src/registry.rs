@@ -68,6 +68,12 @@ impl<K: Eq + Hash + Copy> Places<K> {
         *self.shared.taken.borrow()
     }
 
+    /// Places in all.
+    #[must_use]
+    pub fn places_max(&self) -> usize {
+        self.shared.places_max
+    }
+
     /// Returns when no place is taken. Cancel-safe.
     pub async fn all_free(&self) {
         // The sender lives as long as this does, so the wait cannot fail.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use config::{ConfigError, Document};
 use serde::Deserialize;
+use service_kit::http::{StatusFile, StatusSettings};
 use service_kit::{Tls, files, host};
 use session::Carrier;
 use session::settings::{Around, ScanSettings};
@@ -60,6 +61,8 @@ struct File {
     /// What is scanned, by what, and what is done then.
     #[serde(default)]
     scan: ScanSettings,
+    /// The port of the metrics. Default none.
+    status: Option<StatusFile>,
     /// Log lines as `"text"` or `"json"`. Default text.
     #[serde(default)]
     log: telemetry::Format,
@@ -99,6 +102,7 @@ pub struct Settings {
     pub timing: Timing,
     /// Where the load average is read; a setting only of tests.
     pub load_average: PathBuf,
+    pub status: Option<StatusSettings>,
     pub log: telemetry::Format,
 }
 
@@ -138,6 +142,7 @@ impl Settings {
             scan: file.scan,
             timing: Timing::default(),
             load_average: PathBuf::from(host::LOADAVG_PATH),
+            status: file.status.map(|status| status.check(document)).transpose()?,
             log: file.log,
         })
     }

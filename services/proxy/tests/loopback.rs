@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use lab::{CLEAN_MAIL, EICAR_MAIL, Lab, MailServer, PATIENCE, PlayedBox, recv};
 use link::LinkError;
+use proxy::counters::Counters;
 use proxy::{OPENS_MAX, Timing, WARM_PER_NETWORK_MAX};
 use service_kit::metrics::Counter;
-use service_kit::{Served, host};
+use service_kit::{Served, host, listener};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
@@ -371,4 +372,38 @@ async fn broken_frames_close_their_own_link() {
     good.quit().await;
     wait_for(&lab.counters.byes, 1).await;
     assert_eq!(value(&lab.counters.connections.panics), 0);
+}
+
+#[tokio::test]
+async fn the_status_port_says_all_that_is_counted_and_whether_it_is_full() {
+    let server = MailServer::start().await;
+    let lab = Lab::start(server.address, |_| {}).await;
+    let session = lab.admitted().await.session(server.address).await;
+    let key = DeviceKey::generate().unwrap();
+    let ticket = lab.ticket(key.fingerprint(), host::unix_now_s() - 48 * 3600, 1);
+    let mut late = PlayedBox { link: lab.link(&key).await, ticket };
+    assert!(matches!(late.open(server.address, 1).await, Message::Denied(_)));
+    let metrics = lab.page("/metrics").await;
+    for (prefix, names) in [("", Counters::NAMES), ("connections_", listener::Counters::NAMES)] {
+        for name in names {
+            let line = format!("\navr_proxy_{prefix}{name}_total ");
+            assert!(metrics.contains(&line), "{line} in {metrics}");
+        }
+    }
+    assert!(metrics.contains("\navr_proxy_sessions_live 1\n"), "{metrics}");
+    // What the dashboard and the alert rules name is among it. A ticket was refused before, because
+    // what has labels is exported from its first value on.
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../monitoring");
+    for file in ["dashboard.json", "alerts.yml"] {
+        let text = std::fs::read_to_string(folder.join(file)).unwrap();
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        for name in words.filter(|word| word.starts_with("avr_proxy_")) {
+            assert!(metrics.contains(&format!("\n{name}")), "{name} of {file}");
+        }
+    }
+    assert!(lab.page("/readyz").await.ends_with("\r\n\r\nready\n"));
+    lab.trigger.drain();
+    let draining = lab.page("/readyz").await;
+    assert!(draining.ends_with("draining: 1 sessions are left\n"), "{draining}");
+    session.quit().await;
 }

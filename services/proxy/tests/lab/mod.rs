@@ -36,6 +36,7 @@ pub(crate) struct Lab {
     signer: TicketSigner,
     directory: tempfile::TempDir,
     pub(crate) address: SocketAddr,
+    pub(crate) status: SocketAddr,
     pub(crate) counters: Arc<Counters>,
     pub(crate) trigger: DrainTrigger,
     task: JoinHandle<Served>,
@@ -57,7 +58,8 @@ impl Lab {
         };
         let text = format!(
             "listen = \"127.0.0.1:0\"\nfleet_ca = {:?}\ncertificate = {:?}\nkey = {:?}\n\
-             ticket_key = {:?}\nmail_ports = [{}]\ntest_networks = [\"127.0.0.0/8\"]\n",
+             ticket_key = {:?}\nmail_ports = [{}]\ntest_networks = [\"127.0.0.0/8\"]\n\
+             [status]\nlisten = \"127.0.0.1:0\"\n",
             file("ca.pem", &ca.certificate_pem()),
             file("a.crt", &certificate),
             file("a.key", key.expose()),
@@ -73,9 +75,21 @@ impl Lab {
         change(&mut settings);
         let proxy = Proxy::bind(settings, host::unix_now_s).await.unwrap();
         let (address, counters) = (proxy.address().unwrap(), proxy.counters());
+        let status = proxy.status_address().unwrap().unwrap();
         let (trigger, drain) = DrainTrigger::new();
         let task = tokio::spawn(proxy.run(drain));
-        Self { ca, signer, directory, address, counters, trigger, task }
+        Self { ca, signer, directory, address, status, counters, trigger, task }
+    }
+
+    /// A page of the status port: its status line and all that follows.
+    pub(crate) async fn page(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.status).await.unwrap();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
     }
 
     pub(crate) fn ticket(
