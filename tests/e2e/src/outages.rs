@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::{
     Lab, Options,
@@ -307,16 +308,20 @@ fn leave_dns(lab: &mut Lab, site: &str) -> Result<String> {
     Ok(format!("empty after {:.1} s; the TTL is {MANAGER_TTL_S} s", start.elapsed().as_secs_f64()))
 }
 
-/// Takes it out first, since all are in; what is looked at is its return.
+/// Takes it out first, since all are in; what is looked at is its return. Whether this one box then goes
+/// to it is a matter of its order.
 fn join_dns(lab: &mut Lab, site: &str) -> Result<String> {
     leave_dns(lab, site)?;
     let start = now();
     lab.list_sites(|_| true)?;
-    let site = lab.site(site)?;
-    wait_for("the box to find the site", PATIENCE, || {
-        site.box_connections().ok().filter(|connections| !connections.is_empty())
+    let address = lab.site(site)?.public().to_string();
+    lab.wait_status("the site among those the box may ask", |status| {
+        let managers = status.pointer("/relay/managers").and_then(Value::as_array);
+        managers.into_iter().flatten().any(|manager| {
+            manager["address"].as_str().is_some_and(|listed| listed.starts_with(&address))
+        })
     })?;
-    Ok(format!("found after {:.1} s", start.elapsed().as_secs_f64()))
+    Ok(format!("known after {:.1} s", start.elapsed().as_secs_f64()))
 }
 
 /// The table as Markdown.
