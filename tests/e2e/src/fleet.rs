@@ -49,6 +49,16 @@ impl Fleet {
         run_command(&mut command).map(drop)
     }
 
+    /// A bundle for a server, made of its certificate.
+    pub(crate) fn bundle(&self, name: &str, role: &str, domain: &str) -> Result<PathBuf> {
+        self.certificate(name, role)?;
+        let bundle = self.directory.join(format!("{name}.bundle"));
+        let mut command = Command::new(self.program("avr-site")?);
+        command.args(["bundle", "--name", name, "--domain", domain, "--fleet"]);
+        run_command(command.arg(&self.directory).arg("--out").arg(&bundle))?;
+        Ok(bundle)
+    }
+
     /// Path of one of the fleet's files.
     pub(crate) fn file(&self, name: &str) -> String {
         self.directory.join(name).display().to_string()

@@ -175,6 +175,37 @@ impl Lab {
         self.sites.iter_mut().try_for_each(|site| site.start_servers(fleet))
     }
 
+    /// Has the operator make a site by its commands. Needs [`Self::make_fleet`].
+    ///
+    /// # Errors
+    /// When a command fails, or a server does not come up.
+    pub fn make_site(&mut self, site: &str) -> Result<()> {
+        let fleet = self.fleet.as_ref().context("no fleet yet")?;
+        let found = self.sites.iter_mut().find(|candidate| candidate.name() == site);
+        found.with_context(|| format!("no site {site}"))?.make(fleet)
+    }
+
+    /// What `avr-site check` says at a site.
+    ///
+    /// # Errors
+    /// When something is wrong.
+    pub fn check_site(&mut self, site: &str) -> Result<String> {
+        let fleet = self.fleet.as_ref().context("no fleet yet")?;
+        let found = self.sites.iter().find(|candidate| candidate.name() == site);
+        found.with_context(|| format!("no site {site}"))?.check(fleet)
+    }
+
+    /// Has the operator of a site `join` or `leave`.
+    ///
+    /// # Errors
+    /// When that is refused.
+    pub fn change_dns(&mut self, site: &str, verb: &str) -> Result<String> {
+        let fleet = self.fleet.as_ref().context("no fleet yet")?;
+        let found = self.sites.iter().find(|candidate| candidate.name() == site);
+        let key = self.dns.update_key()?;
+        found.with_context(|| format!("no site {site}"))?.change_dns(fleet, verb, &key)
+    }
+
     /// Has the operator `add`, `suspend`, `resume` or `remove` the box at every site's auther.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ pub mod scenarios;
 mod server;
 mod servers;
 mod site;
+pub mod sites;
 pub mod smtp;
 pub mod traffic;
 

@@ -4,6 +4,7 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result};
@@ -21,6 +22,10 @@ const ROOMY: &str = "size=4g";
 const FULL: &str = "size=4k";
 /// Makes a program believe in another time (Debian package libfaketime).
 const FAKETIME: &str = "/usr/$LIB/faketime/libfaketime.so.1";
+
+/// Puts a machine's own folders in their places, for one command.
+const OWN_FOLDERS: &str =
+    "mount --bind \"$0/etc\" /etc/avr && mount --bind \"$0/state\" /var/lib/avr && exec \"$@\"";
 
 /// One server. Runs no program until it is started.
 #[derive(Debug)]
@@ -94,6 +99,40 @@ impl Server {
             self.daemon = Some(Daemon::start(&self.name, command, &self.logs)?);
         }
         Ok(())
+    }
+
+    /// What it is, as in `avr-ROLE`.
+    pub(crate) fn role(&self) -> &'static str {
+        self.role
+    }
+
+    /// A command on its machine, whose `/etc/avr` and `/var/lib/avr` are its own.
+    pub(crate) fn installed_command(&self, program: &Path) -> Result<Command> {
+        let machine = self.machine();
+        for folder in ["etc", "state"] {
+            fs::create_dir_all(machine.join(folder))?;
+        }
+        let mut command = self.netns.command("sh");
+        command.args(["-c", OWN_FOLDERS]).arg(machine).arg(program);
+        Ok(command)
+    }
+
+    /// A file of its `/etc/avr`.
+    pub(crate) fn installed_file(&self, name: &str) -> PathBuf {
+        self.machine().join("etc").join(name)
+    }
+
+    /// Starts it as `avr-site init` has set it up.
+    pub(crate) fn start_installed(&mut self, fleet: &Fleet) -> Result<()> {
+        let program = fleet.program(&format!("avr-{}", self.role))?;
+        let mut command = self.installed_command(&program)?;
+        command.arg("serve").env("TMPDIR", &self.temporary);
+        self.daemon = Some(Daemon::start(&self.name, command, &self.logs)?);
+        Ok(())
+    }
+
+    fn machine(&self) -> PathBuf {
+        self.settings.with_extension("machine")
     }
 
     /// Waits until it listens.

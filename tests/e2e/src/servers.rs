@@ -250,6 +250,9 @@ service anvil {{
     Daemon::start("dovecot", command, logs)
 }
 
+/// By what sites change the zone of the lab; no secret.
+const UPDATE_SECRET: &str = "JHtPCiqMJYBZjlTcmnBDE5Rk1UzFJrW3ko5ePZh2jDE=";
+
 /// The authoritative DNS server: its zone names the managers and authers of the sites.
 #[derive(Debug)]
 pub(crate) struct Dns {
@@ -279,6 +282,13 @@ impl Dns {
         dns.write_zone(sites)?;
         dns.start_again()?;
         Ok(dns)
+    }
+
+    /// A file with the key that may change the zone.
+    pub(crate) fn update_key(&self) -> Result<PathBuf> {
+        let path = self.directory.join("update.key");
+        fs::write(&path, format!("hmac-sha256:avr-update:{UPDATE_SECRET}\n"))?;
+        Ok(path)
     }
 
     /// From now on, these sites are listed.
@@ -323,7 +333,11 @@ fn start_knot(netns: &Netns, directory: &Path, logs: &Path) -> Result<Daemon> {
          log:\n  - target: stderr\n    any: info\n\
          database:\n  storage: {directory}\n\
          template:\n  - id: default\n    storage: {directory}\n    file: \"%s.zone\"\n\
-         zone:\n  - domain: {DOMAIN}\n",
+         key:\n  - id: avr-update\n    algorithm: hmac-sha256\n    secret: {UPDATE_SECRET}\n\
+         acl:\n  - id: sites\n    key: avr-update\n    action: update\n    update-owner: name\n    \
+         update-owner-match: equal\n    update-owner-name: [manager, auther]\n    \
+         update-type: [A, AAAA]\n\
+         zone:\n  - domain: {DOMAIN}\n    acl: sites\n",
         directory = directory.display(),
     );
     let path = directory.join("knot.conf");

@@ -1,6 +1,8 @@
 //! A relay site: a router with one public address that forwards ports, and behind it a manager,
 //! two proxies, an auther and its scanners, on addresses that every site uses again.
 
+mod making;
+
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
