@@ -249,11 +249,11 @@ pub fn run(args: Args, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Drain { manager, wait } => manager.tell(&Order::Drain { wait }, out),
         Command::Undrain { manager } => manager.tell(&Order::Undrain, out),
         Command::Join(args) => {
-            let (request, key) = args.zone.request()?;
+            let (request, key) = args.zone.request(out)?;
             block_on(records::join(&request, &key, args.ttl, out))
         }
         Command::Leave(args) => {
-            let (request, key) = args.zone.request()?;
+            let (request, key) = args.zone.request(out)?;
             block_on(records::leave(&request, &key, args.last, out))
         }
     }
@@ -371,8 +371,12 @@ fn programs(given: Option<&Path>) -> Programs {
 }
 
 impl ZoneArgs {
-    fn request(&self) -> anyhow::Result<(Request, Key)> {
+    fn request(&self, out: &mut dyn Write) -> anyhow::Result<(Request, Key)> {
         let key = read_key(&self.key, self.key_name.as_deref())?;
+        if is_open(&self.key) {
+            let file = self.key.display();
+            writeln!(out, "Note: every user of this machine can read {file}; chmod o= {file}")?;
+        }
         let (domain, addresses) = match &self.domain {
             Some(domain) => (parse_domain(domain)?, self.address.clone()),
             None => {
@@ -423,6 +427,12 @@ fn read_key(path: &Path, name: Option<&str>) -> anyhow::Result<Key> {
         bail!("--key: {} is larger than {KEY_FILE_BYTES_MAX} bytes; is it a key?", path.display());
     }
     Key::parse(&text, name).with_context(|| path.display().to_string())
+}
+
+/// Whether others than its owner and group read a file.
+fn is_open(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0)
 }
 
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
@@ -491,6 +501,14 @@ mod tests {
         std::fs::write(&path, "key x {\n}").unwrap();
         let error = format!("{:#}", read_key(&path, None).unwrap_err());
         assert!(error.contains("/key: line 2: "), "{error}");
+        let set_mode = |mode| {
+            use std::os::unix::fs::PermissionsExt as _;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        set_mode(0o644);
+        assert!(is_open(&path));
+        set_mode(0o640);
+        assert!(!is_open(&path));
         std::fs::write(&path, " ".repeat(70_000)).unwrap();
         assert!(read_key(&path, None).unwrap_err().to_string().contains("is it a key?"));
         let error = read_key(&path.join("x"), None).unwrap_err().to_string();

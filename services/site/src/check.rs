@@ -224,6 +224,11 @@ impl Check {
         report.check(DNS, needs, find).await;
         let Some(zone) = zone else { return };
         let mut lists = Vec::new();
+        for server in &zone.lost {
+            let wrong =
+                Found::wrong("has no address", "give it one, or take it out of the zone's NS");
+            report.add(format!("DNS server {server}"), wrong);
+        }
         for (server, address) in &zone.servers {
             let look = addresses_at(*address, &name).await;
             match look {

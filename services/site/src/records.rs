@@ -255,6 +255,9 @@ impl<'a> Place<'a> {
             }
             writeln!(out, "{name} ({}): has it so", address.ip())?;
         }
+        for name in &self.zone.lost {
+            writeln!(out, "{name}: has no address, so nobody knows what it has; mend its name")?;
+        }
         Ok(())
     }
 

@@ -14,7 +14,9 @@ use service_kit::host::unix_now_s;
 use site::dns::exchange::Transport;
 use site::dns::key::Key;
 use site::dns::zone::Resolver;
+use site::plan::{Draft, Site};
 use site::records::{Request, join, leave};
+use site::settings::dns_change;
 
 const MANAGER: &str = "manager.avr.test";
 /// Another site's, there from the start.
@@ -251,5 +253,54 @@ fn a_server_that_does_not_follow_is_named() {
         let error = joined(&own, &key(&keys[0])).await.unwrap_err();
         assert!(error.contains("the change is made, but not seen at ns2.avr.test"), "{error}");
         assert_eq!(records(FIRST, MANAGER).len(), 2);
+    });
+}
+
+#[test]
+fn the_written_change_is_what_nsupdate_takes() {
+    let test = "the_written_change_is_what_nsupdate_takes";
+    with_each(test, "", async |kind, _dns, keys| {
+        let directory = tempfile::tempdir_in("/run").unwrap();
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect();
+        let site = Site::new(Draft {
+            domain: "avr.test".to_owned(),
+            public: list(&["203.0.113.10", "2001:db8:10::1"]),
+            auther: list(&["10.0.0.1", "fd00::1"]),
+            manager: list(&["10.0.0.1", "fd00::1"]),
+            proxy: list(&["10.0.0.1"]),
+            ..Draft::default()
+        });
+        let change = dns_change(&site.unwrap(), 1200);
+        std::fs::write(path("change"), format!("server {FIRST}\n{change}")).unwrap();
+        match kind {
+            Kind::Bind => {
+                std::fs::write(path("key"), &keys[0]).unwrap();
+                lab::run("nsupdate", &["-k", &path("key"), &path("change")]);
+            }
+            Kind::Knot => {
+                // The first line of what `keymgr -t` prints is the key for the command line.
+                let key = keys[0].lines().next().unwrap().trim_start_matches(['#', ' ']);
+                lab::run("nsupdate", &["-y", key, &path("change")]);
+            }
+        }
+        let expected = ["1200 2001:db8:10::1", "1200 203.0.113.10"];
+        assert_eq!(records(FIRST, MANAGER), expected);
+        assert_eq!(records(FIRST, "auther.avr.test"), expected);
+        // What is there already needs no key that is right.
+        let said = joined(&request(&["203.0.113.10"]), &key(&keys[1])).await.unwrap();
+        assert!(said.contains("is there already"), "{said}");
+    });
+}
+
+#[test]
+fn a_server_without_an_address_is_named_and_keeps_nobody_from_leaving() {
+    let test = "a_server_without_an_address_is_named_and_keeps_nobody_from_leaving";
+    with_each(test, &format!("{OTHERS}@ NS ns.elsewhere.example.\n"), async |_, _dns, keys| {
+        let (own, key) = (request(&["203.0.113.10"]), key(&keys[0]));
+        joined(&own, &key).await.unwrap();
+        let said = left(&own, &key, false).await.unwrap();
+        assert!(said.contains("ns.elsewhere.example: has no address"), "{said}");
+        assert_eq!(records(FIRST, MANAGER), ["1200 198.51.100.1"]);
     });
 }

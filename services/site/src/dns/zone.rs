@@ -136,8 +136,10 @@ pub struct Zone {
     pub primary: SocketAddr,
     /// What the primary is called; the address, where it was given as such.
     pub primary_name: String,
-    /// All servers, by name; none has no address.
+    /// All servers that have an address, by name.
     pub servers: Vec<(String, SocketAddr)>,
+    /// Names of servers for which no address is found.
+    pub lost: Vec<String>,
     /// How long a name that is not there is remembered as such, in seconds (RFC 2308 section 5).
     pub negative_ttl_s: u32,
 }
@@ -198,20 +200,23 @@ impl Zone {
                 (SocketAddr::new(*address, DNS_PORT), shown(&soa.mname))
             }
         };
-        let mut servers = Vec::new();
+        let (mut servers, mut lost) = (Vec::new(), Vec::new());
         let answer = query(primary, &zone, RecordType::NS, false).await?;
         for record in answer.answers.iter().take(SERVERS_MAX) {
             let RData::NS(server) = &record.data else { continue };
-            let addresses = match addresses_at(primary, &server.0).await {
-                Ok(found) if !found.all.is_empty() => found.all.into_iter().collect(),
+            let name = shown(&server.0);
+            let address = match addresses_at(primary, &server.0).await {
+                Ok(Addresses { all, .. }) if !all.is_empty() => all.into_iter().next(),
                 // The name is not in a zone of the primary's.
-                _ => resolver.addresses(&server.0).await?,
+                _ => {
+                    resolver.addresses(&server.0).await.ok().and_then(|all| all.into_iter().next())
+                }
             };
-            let address = addresses.first().ok_or_else(|| ZoneError::NoAddress {
-                name: shown(&server.0),
-                remedy: "give that name server an address, or remove it from the zone",
-            })?;
-            servers.push((shown(&server.0), SocketAddr::new(*address, DNS_PORT)));
+            // One that is not found must not keep a site from leaving.
+            match address {
+                Some(address) => servers.push((name, SocketAddr::new(address, DNS_PORT))),
+                None => lost.push(name),
+            }
         }
         servers.sort();
         // Not of the answer that led here: some servers give that one a TTL of 0.
@@ -221,7 +226,7 @@ impl Zone {
             _ => None,
         });
         let negative_ttl_s = negative_ttl_s.unwrap_or(soa.minimum);
-        Ok(Self { name: zone, primary, primary_name, servers, negative_ttl_s })
+        Ok(Self { name: zone, primary, primary_name, servers, lost, negative_ttl_s })
     }
 }
 
