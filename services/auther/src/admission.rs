@@ -3,7 +3,7 @@
 use wire::DeniedReason;
 use wire::ticket::KeyFingerprint;
 
-use crate::registry::Device;
+use crate::device::Device;
 
 /// What is to be done about a login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,23 +19,25 @@ pub enum Decision {
 /// Decides on the login of the box that `device` is the entry of, with the key that its TLS
 /// handshake proved, at `now_s` (seconds since 1970).
 ///
-/// A key can be bound for `enrolment_window_s` after the entry was added. A suspended box is told
-/// only that, whatever its key.
+/// A key can be bound within the box's enrolment window, which is `window_s` long unless the entry says
+/// otherwise; where the operator has its key replaced, a second one too. A suspended box is told only
+/// that, whatever its key.
 #[must_use]
 pub fn decide(
     device: Option<&Device>,
     key: &KeyFingerprint,
     now_s: u64,
-    enrolment_window_s: u64,
+    window_s: u64,
 ) -> Decision {
     let Some(device) = device else { return Decision::Deny(DeniedReason::Unknown) };
-    if device.suspended {
+    if device.suspended_s.is_some() {
         return Decision::Deny(DeniedReason::Suspended);
     }
     match &device.key {
         Some(bound) if bound == key => Decision::Admit,
+        Some(_) if device.replacing && device.is_window_open(now_s, window_s) => Decision::Bind,
         Some(_) => Decision::Deny(DeniedReason::OtherKey),
-        None if now_s.saturating_sub(device.added_s) <= enrolment_window_s => Decision::Bind,
+        None if device.is_window_open(now_s, window_s) => Decision::Bind,
         None => Decision::Deny(DeniedReason::EnrolmentClosed),
     }
 }
@@ -87,10 +89,21 @@ mod tests {
     }
 
     #[test]
+    fn while_a_key_is_replaced_both_are_good_and_then_the_bound_one() {
+        let replacing = Device { key: Some(KEY), replacing: true, ..device() };
+        assert_eq!(decided(&replacing, &KEY, NOW_S), Decision::Admit);
+        assert_eq!(decided(&replacing, &OTHER, NOW_S + WINDOW_S), Decision::Bind);
+        let late_s = NOW_S + WINDOW_S + 1;
+        assert_eq!(decided(&replacing, &KEY, late_s), Decision::Admit);
+        let denied = Decision::Deny(DeniedReason::OtherKey);
+        assert_eq!(decided(&replacing, &OTHER, late_s), denied);
+    }
+
+    #[test]
     fn a_suspended_box_is_told_so_whatever_its_key() {
         let denied = Decision::Deny(DeniedReason::Suspended);
         for key in [None, Some(KEY), Some(OTHER)] {
-            let suspended = Device { suspended: true, key, ..device() };
+            let suspended = Device { suspended_s: Some(1), key, ..device() };
             assert_eq!(decided(&suspended, &KEY, NOW_S), denied);
         }
     }

@@ -1,201 +1,299 @@
 //! What the operator's commands do and say.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{Read as _, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use serde::Serialize;
+use axum::http::Method;
 use wire::MacAddress;
 
-use crate::import::{self, CSV_BYTES_MAX};
-use crate::registry::{Added, Device, Registry};
+use crate::api::{
+    AddBox, AddToken, Audit, Boxes, Changed, EditBox, Imported, NewToken, ReplaceKey,
+    RevocationList, Tokens,
+};
+use crate::client::Desk;
+use crate::csv::CSV_BYTES_MAX;
+use crate::device::State;
+use crate::utc::Utc;
 
-pub(crate) fn show_files(files: &[PathBuf], out: &mut dyn Write) -> anyhow::Result<()> {
+type Out<'a> = &'a mut dyn Write;
+
+pub(crate) fn show_files(files: &[PathBuf], out: Out<'_>) -> anyhow::Result<()> {
     for file in files {
         writeln!(out, "wrote {}", file.display())?;
     }
     Ok(())
 }
 
-pub(crate) fn add(
-    registry: &mut Registry,
-    device: &Device,
-    out: &mut dyn Write,
-) -> anyhow::Result<()> {
-    let mac = device.mac;
-    match registry.add(device)? {
-        Added::Yes => writeln!(out, "added {mac}; its first login binds its key")?,
-        Added::Already => bail!(
-            "{mac} is registered already; `avr-auther remove {mac}` first to let it bind a new key"
-        ),
-    }
+pub(crate) async fn add(desk: &Desk, new: &AddBox, out: Out<'_>) -> anyhow::Result<()> {
+    let _: Changed = desk.change(Method::POST, "/v1/boxes", Some(new)).await?;
+    writeln!(out, "added {}; its first login binds its key", new.mac)?;
     Ok(())
 }
 
-pub(crate) fn import(
-    registry: &mut Registry,
+pub(crate) async fn import(
+    desk: &Desk,
     file: &Path,
-    now_s: u64,
-    out: &mut dyn Write,
+    dry_run: bool,
+    out: Out<'_>,
 ) -> anyhow::Result<()> {
     let mut bytes = Vec::new();
+    let limit = u64::try_from(CSV_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
     File::open(file)
-        .and_then(|file| file.take(CSV_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(limit).read_to_end(&mut bytes))
         .with_context(|| format!("cannot read {}", file.display()))?;
-    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > CSV_BYTES_MAX {
+    if bytes.len() > CSV_BYTES_MAX {
         bail!("{} is larger than {CSV_BYTES_MAX} bytes; split it", file.display());
     }
-    let devices = import::parse(&bytes, now_s).with_context(|| file.display().to_string())?;
-    let new = registry.add_all(&devices)?;
-    let already = devices.len() - new;
-    writeln!(out, "added {new} boxes; {already} were registered already and are left as they are")?;
+    let path = format!("/v1/import?dry_run={dry_run}");
+    let Imported { added, already, .. } =
+        desk.send_csv(&path, bytes).await.with_context(|| file.display().to_string())?;
+    let would = if dry_run { "would have " } else { "" };
+    writeln!(
+        out,
+        "{would}added {added} boxes; {already} were registered already and are left as they are"
+    )?;
     Ok(())
 }
 
-pub(crate) fn suspend(
-    registry: &mut Registry,
+pub(crate) async fn export(desk: &Desk, file: Option<&Path>, out: Out<'_>) -> anyhow::Result<()> {
+    let Some(path) = file else { return desk.copy("/v1/export", out).await };
+    let mut file =
+        File::create_new(path).with_context(|| format!("cannot make {}", path.display()))?;
+    let copied = desk.copy("/v1/export", &mut file).await;
+    if copied.is_err() {
+        // Half an export is taken for a whole one some day.
+        let _ = std::fs::remove_file(path);
+    }
+    copied?;
+    file.sync_all().with_context(|| format!("cannot write {}", path.display()))?;
+    writeln!(out, "wrote {}", path.display())?;
+    Ok(())
+}
+
+pub(crate) async fn edit(
+    desk: &Desk,
     mac: MacAddress,
-    suspended: bool,
-    out: &mut dyn Write,
+    edit: &EditBox,
+    out: Out<'_>,
 ) -> anyhow::Result<()> {
-    if !registry.set_suspended(mac, suspended)? {
-        return unknown(mac);
-    }
-    if suspended {
-        writeln!(out, "suspended {mac}; the ticket it has runs out within 24 hours")?;
-    } else {
-        writeln!(out, "resumed {mac}")?;
-    }
+    let path = format!("/v1/boxes/{mac}");
+    let _: Changed = desk.change(Method::PATCH, &path, Some(edit)).await?;
+    writeln!(out, "changed {mac}")?;
     Ok(())
 }
 
-pub(crate) fn remove(
-    registry: &mut Registry,
+pub(crate) async fn suspend(desk: &Desk, mac: MacAddress, out: Out<'_>) -> anyhow::Result<()> {
+    post(desk, &format!("/v1/boxes/{mac}/suspend")).await?;
+    writeln!(
+        out,
+        "suspended {mac}; the ticket it has is void once the managers have asked, \
+         and runs out within 24 hours"
+    )?;
+    Ok(())
+}
+
+pub(crate) async fn resume(desk: &Desk, mac: MacAddress, out: Out<'_>) -> anyhow::Result<()> {
+    post(desk, &format!("/v1/boxes/{mac}/resume")).await?;
+    writeln!(out, "resumed {mac}")?;
+    Ok(())
+}
+
+pub(crate) async fn replace_key(
+    desk: &Desk,
     mac: MacAddress,
-    out: &mut dyn Write,
+    how: &ReplaceKey,
+    out: Out<'_>,
 ) -> anyhow::Result<()> {
-    if !registry.remove(mac)? {
-        return unknown(mac);
-    }
-    writeln!(out, "removed {mac} and its key; the ticket it has runs out within 24 hours")?;
+    let path = format!("/v1/boxes/{mac}/replace-key");
+    let _: Changed = desk.change(Method::POST, &path, Some(how)).await?;
+    let old = if how.revoke_now { "void from now on" } else { "good until then" };
+    writeln!(out, "the next login of {mac} with a new key binds it; the old key is {old}")?;
     Ok(())
 }
 
-fn unknown(mac: MacAddress) -> anyhow::Result<()> {
-    bail!("{mac} is not registered; `avr-auther list` shows all boxes")
+pub(crate) async fn remove(desk: &Desk, mac: MacAddress, out: Out<'_>) -> anyhow::Result<()> {
+    desk.remove(&format!("/v1/boxes/{mac}")).await?;
+    writeln!(
+        out,
+        "removed {mac} and its key; the ticket it has is void once the managers have asked, \
+         and runs out within 24 hours"
+    )?;
+    Ok(())
 }
 
-pub(crate) fn list(registry: &Registry, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
-    let devices = registry.list()?;
-    if json {
-        let entries: Vec<Entry<'_>> = devices.iter().map(Entry::of).collect();
-        serde_json::to_writer_pretty(&mut *out, &entries)?;
+async fn post(desk: &Desk, path: &str) -> anyhow::Result<Changed> {
+    desk.change(Method::POST, path, None::<&()>).await
+}
+
+/// Which boxes `list` shows.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shown {
+    pub(crate) search: Option<String>,
+    pub(crate) state: Option<State>,
+    pub(crate) json: bool,
+}
+
+pub(crate) async fn list(desk: &Desk, shown: &Shown, out: Out<'_>) -> anyhow::Result<()> {
+    let mut filter = String::new();
+    if let Some(search) = &shown.search {
+        filter.push_str(&format!("&q={}", encode(search)));
+    }
+    if let Some(state) = shown.state {
+        filter.push_str(&format!("&state={state}"));
+    }
+    let mut after = String::new();
+    let mut boxes = Vec::new();
+    loop {
+        let page: Boxes = desk.read(&format!("/v1/boxes?limit=1000{filter}{after}")).await?;
+        boxes.extend(page.boxes);
+        let Some(next) = page.next else { break };
+        after = format!("&after={next}");
+    }
+    if shown.json {
+        serde_json::to_writer_pretty(&mut *out, &boxes)?;
         writeln!(out)?;
         return Ok(());
     }
     writeln!(
         out,
-        "{:<17}  {:<9}  {:>8}  {:<16}  {:<16}  {:>9}  NOTE",
-        "MAC", "STATE", "SESSIONS", "ADDED (UTC)", "LAST LOGIN (UTC)", "OTHER KEY"
+        "{:<17}  {:<9}  {:>8}  {:<16}  {:<16}  {:>9}  {:<12}  NOTE",
+        "MAC", "STATE", "SESSIONS", "ADDED (UTC)", "LAST LOGIN (UTC)", "OTHER KEY", "SERIAL"
     )?;
-    for device in &devices {
+    for device in &boxes {
         let last_login = device.last_login_s.map_or_else(|| "-".to_owned(), |s| Utc(s).to_string());
         writeln!(
             out,
-            "{:<17}  {:<9}  {:>8}  {:<16}  {:<16}  {:>9}  {}",
-            device.mac.to_string(),
-            state(device),
+            "{:<17}  {:<9}  {:>8}  {:<16}  {:<16}  {:>9}  {:<12}  {}",
+            device.mac,
+            device.state,
             device.sessions_max,
             Utc(device.added_s).to_string(),
             last_login,
             device.other_key_logins,
+            device.serial,
             device.note
         )?;
     }
     Ok(())
 }
 
-fn state(device: &Device) -> &'static str {
-    match device {
-        Device { suspended: true, .. } => "suspended",
-        Device { key: Some(_), .. } => "enrolled",
-        Device { key: None, .. } => "waiting",
+/// Which lines `audit` shows.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Looked {
+    pub(crate) mac: Option<MacAddress>,
+    pub(crate) since_s: u64,
+    pub(crate) json: bool,
+}
+
+pub(crate) async fn audit(desk: &Desk, looked: &Looked, out: Out<'_>) -> anyhow::Result<()> {
+    let mac = looked.mac.map(|mac| format!("&mac={mac}")).unwrap_or_default();
+    let mut after = 0;
+    loop {
+        let since_s = looked.since_s;
+        let path = format!("/v1/audit?limit=1000&since_s={since_s}&after={after}{mac}");
+        let page: Audit = desk.read(&path).await?;
+        for entry in &page.entries {
+            if looked.json {
+                serde_json::to_writer(&mut *out, entry)?;
+                writeln!(out)?;
+                continue;
+            }
+            let mac = entry.mac.as_deref().unwrap_or("-");
+            write!(out, "{}  {:<12}  {}  {mac}", Utc(entry.at_s), entry.who, entry.what)?;
+            for (field, before, after) in differences(entry) {
+                write!(out, "  {field}: {before} -> {after}")?;
+            }
+            writeln!(out)?;
+        }
+        let Some(next) = page.next else { return Ok(()) };
+        after = next;
     }
 }
 
-/// A box in `list --json`. Fields are only ever added. Times are seconds since 1970.
-#[derive(Debug, Serialize)]
-struct Entry<'a> {
-    mac: String,
-    /// `waiting` for its first login, `enrolled`, or `suspended`.
-    state: &'static str,
-    note: &'a str,
-    sessions_max: u32,
-    added_s: u64,
-    key: Option<String>,
-    bound_s: Option<u64>,
-    last_login_s: Option<u64>,
-    software: Option<&'a str>,
-    other_key_logins: u64,
+/// Fields that are other than before, with both values. Of something that came or went, none: the
+/// line says that already, and `--json` says the rest.
+fn differences(entry: &crate::registry::AuditEntry) -> Vec<(&str, String, String)> {
+    let (Some(before), Some(after)) = (&entry.before, &entry.after) else { return Vec::new() };
+    let (Some(before), Some(after)) = (before.as_object(), after.as_object()) else {
+        return Vec::new();
+    };
+    after
+        .iter()
+        .filter_map(|(field, value)| {
+            let old = before.get(field).unwrap_or(&serde_json::Value::Null);
+            (old != value).then(|| (field.as_str(), old.to_string(), value.to_string()))
+        })
+        .collect()
 }
 
-impl<'a> Entry<'a> {
-    fn of(device: &'a Device) -> Self {
-        Self {
-            mac: device.mac.to_string(),
-            state: state(device),
-            note: &device.note,
-            sessions_max: device.sessions_max,
-            added_s: device.added_s,
-            key: device.key.map(|key| key.to_string()),
-            bound_s: device.bound_s,
-            last_login_s: device.last_login_s,
-            software: device.software.as_deref(),
-            other_key_logins: device.other_key_logins,
+pub(crate) async fn revocations(desk: &Desk, json: bool, out: Out<'_>) -> anyhow::Result<()> {
+    let list: RevocationList = desk.read("/v1/revocations").await?;
+    if json {
+        serde_json::to_writer_pretty(&mut *out, &list)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    writeln!(out, "list {}: {} revocations", list.number, list.revocations.len())?;
+    for entry in &list.revocations {
+        writeln!(
+            out,
+            "{}  tickets from before {} with key {}: {}",
+            entry.mac,
+            Utc(entry.not_before_s),
+            entry.key,
+            entry.reason
+        )?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn add_token(desk: &Desk, new: &AddToken, out: Out<'_>) -> anyhow::Result<()> {
+    let made: NewToken = desk.change(Method::POST, "/v1/tokens", Some(new)).await?;
+    writeln!(out, "{}", made.token)?;
+    Ok(())
+}
+
+pub(crate) async fn list_tokens(desk: &Desk, out: Out<'_>) -> anyhow::Result<()> {
+    let tokens: Tokens = desk.read("/v1/tokens").await?;
+    writeln!(
+        out,
+        "{:<32}  {:<5}  {:<16}  {:<16}  BY",
+        "NAME", "SCOPE", "MADE (UTC)", "ENDS (UTC)"
+    )?;
+    for token in &tokens.tokens {
+        let ends = token.expires_s.map_or_else(|| "never".to_owned(), |s| Utc(s).to_string());
+        writeln!(
+            out,
+            "{:<32}  {:<5}  {:<16}  {:<16}  {}",
+            token.name,
+            token.scope.name(),
+            Utc(token.created_s).to_string(),
+            ends,
+            token.created_by
+        )?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn remove_token(desk: &Desk, name: &str, out: Out<'_>) -> anyhow::Result<()> {
+    crate::token::check_name(name).map_err(anyhow::Error::msg)?;
+    desk.remove(&format!("/v1/tokens/{name}")).await?;
+    writeln!(out, "removed the token {name}")?;
+    Ok(())
+}
+
+/// For a query (RFC 3986 section 2.1).
+fn encode(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
         }
     }
-}
-
-/// Seconds since 1970 as `2026-11-23 04:30`.
-struct Utc(u64);
-
-impl fmt::Display for Utc {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The civil calendar from a count of days, in eras of 400 years that begin on 1 March
-        // (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days).
-        let days = self.0 / 86_400 + 719_468;
-        let era = days / 146_097;
-        let day_of_era = days % 146_097;
-        let year_of_era =
-            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month_from_march = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-        let year = era * 400 + year_of_era + u64::from(month <= 2);
-        let minutes = self.0 % 86_400 / 60;
-        write!(f, "{year:04}-{month:02}-{day:02} {:02}:{:02}", minutes / 60, minutes % 60)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn seconds_are_shown_as_dates() {
-        for (seconds, shown) in [
-            (0, "1970-01-01 00:00"),
-            (951_782_399, "2000-02-28 23:59"),
-            (951_782_400, "2000-02-29 00:00"),
-            (951_868_800, "2000-03-01 00:00"),
-            (1_795_407_060, "2026-11-23 04:11"),
-            (4_107_542_399, "2100-02-28 23:59"),
-            (4_107_542_400, "2100-03-01 00:00"),
-        ] {
-            assert_eq!(Utc(seconds).to_string(), shown);
-        }
-    }
+    encoded
 }

@@ -1,78 +1,100 @@
-//! The server: a box says `Hello`, and gets a ticket or a reason.
+//! The server: a box says `Hello` and gets a ticket or a reason; a server of a site says `Fetch` and
+//! gets the list of void tickets. Beside it the operators' ways in, and the status port.
 //!
-//! One connection, one question. SQLite blocks, so one thread has the registry; the connections
-//! send it their logins through a bounded queue, and where that is full a box is told `Unavailable`,
-//! which costs it nothing: it goes on with the ticket it has and asks again.
+//! One connection, one question. Where the registry is busy a box is told `Unavailable`, which costs
+//! it nothing: it goes on with the ticket it has and asks again.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use link::{Acceptor, Link};
 use service_kit::host::WallClock;
+use service_kit::http::{Pages, Status};
 use service_kit::listener::{Counters as ListenerCounters, bind, count};
+use service_kit::metrics::{Gauge, Registry as Metrics};
 use service_kit::{Drain, Limits};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 use wire::identity::Peer;
+use wire::revocation::{RevocationPart, SignedRevocations};
 use wire::ticket::{KeyFingerprint, Ticket, TicketSigner};
-use wire::{Denied, DeniedReason, Hello, Message};
+use wire::{Denied, DeniedReason, Fetch, Hello, Message};
 
-use crate::registry::{Login, Registry};
+use crate::api::{self, Counters as AdminCounters, Listeners};
+use crate::registry::{Login, LoginRequest, Registry};
 use crate::settings::Ready;
 
-/// From the end of the handshake to the `Hello`.
+/// From the end of the handshake to the question.
 pub const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
-/// For the answer to be taken by the box.
+/// For the answer to be taken by the peer.
 pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
-/// Logins that wait for the registry. At some thousand logins a second it is behind by a fraction
-/// of a second at most; only a locked or failing disk fills it.
-pub const LOGINS_WAITING_MAX: usize = 64;
 /// From the start of the drain to its end: a login takes well below a second.
 pub const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// Between two looks at the registry, for readiness.
+pub const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Logins since the start, by what became of them.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Tickets handed out.
-    pub admitted: AtomicU64,
-    /// Of these, first logins, which bound a key.
-    pub enrolled: AtomicU64,
-    /// Denied for another reason than the following.
-    pub denied: AtomicU64,
-    /// Denied because another key is bound: a box was reset, or somebody uses its address.
-    pub denied_other_key: AtomicU64,
-    /// Denied because the registry could not be asked.
-    pub unavailable: AtomicU64,
-    /// Connections that did not say a proper `Hello`, or did not take the answer.
-    pub broken: AtomicU64,
+service_kit::counters! {
+    /// Logins and questions since the start, by what became of them.
+    pub struct Counters {
+        /// Tickets handed out.
+        admitted,
+        /// First logins, which bound a key.
+        enrolled,
+        /// Denied because the address is not registered.
+        denied_unknown,
+        /// Denied because the operator keeps the box out.
+        denied_suspended,
+        /// Denied because the enrolment window is over.
+        denied_enrolment_closed,
+        /// Denied because another key is bound: a box was reset, or somebody uses its address.
+        denied_other_key,
+        /// Denied because the registry could not be asked.
+        unavailable,
+        /// Lists of revocations sent.
+        lists_sent,
+        /// Connections that did not ask a proper question, or did not take the answer.
+        broken,
+    }
 }
 
-/// A server that has its port.
+/// A server that has its ports.
 #[derive(Debug)]
 pub struct Auther {
     listener: TcpListener,
     acceptor: Acceptor,
     limits: Limits,
     desk: Arc<Desk>,
+    admin: Listeners,
+    admin_counters: Arc<AdminCounters>,
+    status: Option<Status>,
 }
 
 impl Auther {
-    /// Binds the port. `clock` gives the wall clock.
+    /// Binds the ports. `clock` gives the wall clock.
     ///
     /// # Errors
-    /// The port cannot be had, or the registry's thread not be started.
+    /// A port or the socket cannot be had.
     pub async fn bind(ready: Ready, clock: WallClock) -> anyhow::Result<Self> {
         ready.tls.warn_if_open();
         let listener = bind(ready.listen).await?;
+        let admin = Listeners::bind(ready.admin, ready.socket.as_ref()).await?;
+        let status = match ready.status {
+            Some(status) => Some(Status::bind(status).await?),
+            None => None,
+        };
         let acceptor = Acceptor::new(ready.tls.server, ready.tls.roots);
-        let logins = start_registry(ready.registry, ready.enrolment_window_s)?;
-        let desk = Desk { logins, signer: ready.signer, clock, counters: Arc::default() };
+        let desk = Desk {
+            registry: ready.registry,
+            window_s: ready.enrolment_window_s,
+            signer: ready.signer,
+            clock,
+            counters: Arc::default(),
+        };
         let limits = Limits { connections_max: ready.connections_max, drain_max: DRAIN_MAX };
-        Ok(Self { listener, acceptor, limits, desk: Arc::new(desk) })
+        let (desk, admin_counters) = (Arc::new(desk), Arc::default());
+        Ok(Self { listener, acceptor, limits, desk, admin, admin_counters, status })
     }
 
     /// Where it listens.
@@ -83,41 +105,124 @@ impl Auther {
         self.listener.local_addr()
     }
 
+    /// Where the HTTP API is.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.address()
+    }
+
+    /// Where the status port is.
+    #[must_use]
+    pub fn status_address(&self) -> Option<SocketAddr> {
+        self.status.as_ref().and_then(|status| status.address().ok())
+    }
+
     /// Logins so far; live while the server runs.
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
         self.desk.counters.clone()
     }
 
+    /// What the admin API has seen; live while the server runs.
+    #[must_use]
+    pub fn admin_counters(&self) -> Arc<AdminCounters> {
+        self.admin_counters.clone()
+    }
+
     /// Serves until the drain is over.
     pub async fn serve(self, drain: Drain) {
-        let desk = self.desk.clone();
+        let Self { listener, acceptor, limits, desk, admin, admin_counters, status } = self;
+        let seen = Arc::new(ListenerCounters::default());
+        let health = Arc::new(Health::default());
+        let mut metrics = Metrics::with_prefix("avr_auther");
+        desk.counters.register(&mut metrics);
+        seen.register(metrics.sub_registry_with_prefix("connections"));
+        admin_counters.register(metrics.sub_registry_with_prefix("admin"));
+        health.register(&mut metrics);
+
+        let router = api::router(desk.registry.clone(), desk.clock, admin_counters.clone());
+        let admin = admin.serve(router, admin_counters.clone(), drain.clone(), DRAIN_MAX);
+        let beside = async {
+            let missing = health.clone();
+            let pages = Pages {
+                registry: metrics,
+                missing: Box::new(move || missing.missing()),
+                more: axum::Router::new(),
+            };
+            let status = async {
+                if let Some(status) = status {
+                    status.serve(pages).await;
+                }
+            };
+            tokio::join!(status, watch(&desk.registry, &health))
+        };
+        let attending = desk.clone();
         let handler = move |link, address| {
-            let desk = desk.clone();
+            let desk = attending.clone();
             async move { desk.attend(link, address).await }
         };
-        let seen = Arc::new(ListenerCounters::default());
-        let (listener, acceptor) = (self.listener, self.acceptor);
-        service_kit::serve(listener, acceptor, self.limits, seen.clone(), drain, handler).await;
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let logins = &self.desk.counters;
-        info!(
-            admitted = read(&logins.admitted),
-            enrolled = read(&logins.enrolled),
-            denied = read(&logins.denied),
-            denied_other_key = read(&logins.denied_other_key),
-            unavailable = read(&logins.unavailable),
-            broken = read(&logins.broken),
-            connections = %seen,
-            "stopped"
-        );
+        let boxes = service_kit::serve(listener, acceptor, limits, seen.clone(), drain, handler);
+        tokio::select! {
+            _ = async { tokio::join!(boxes, admin) } => {}
+            _ = beside => {}
+        }
+        info!(logins = %desk.counters, connections = %seen, admin = %admin_counters, "stopped");
+    }
+}
+
+/// Whether the registry could be read at the last look.
+#[derive(Debug)]
+struct Health {
+    trouble: Mutex<Option<String>>,
+    registry_up: Gauge,
+    primary_away: Gauge,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        let trouble = Mutex::new(Some("the registry has not been looked at yet".to_owned()));
+        Self { trouble, registry_up: Gauge::default(), primary_away: Gauge::default() }
+    }
+}
+
+impl Health {
+    fn register(&self, metrics: &mut Metrics) {
+        let help = "1 while the registry can be read";
+        metrics.register("registry_up", help, self.registry_up.clone());
+        let help = "1 while the primary of the registry does not answer";
+        metrics.register("registry_primary_away", help, self.primary_away.clone());
+    }
+
+    fn missing(&self) -> Vec<String> {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.iter().cloned().collect()
+    }
+
+    async fn look(&self, registry: &Registry) {
+        // Where it is and how it fails is for the log; the status port may be read by others.
+        let trouble = registry.check().await.err().map(|error| {
+            warn!(error = telemetry::chain(&error), "not ready");
+            "the registry cannot be read".to_owned()
+        });
+        self.registry_up.set(i64::from(trouble.is_none()));
+        self.primary_away.set(i64::from(registry.is_primary_away() == Some(true)));
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+}
+
+/// Looks at the registry for ever.
+async fn watch(registry: &Registry, health: &Health) {
+    loop {
+        health.look(registry).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }
 
 /// What every connection needs.
 #[derive(Debug)]
 struct Desk {
-    logins: mpsc::Sender<Question>,
+    registry: Registry,
+    window_s: u64,
     signer: TicketSigner,
     clock: WallClock,
     counters: Arc<Counters>,
@@ -133,46 +238,69 @@ impl Desk {
             return;
         }
         if let Err(error) = link.close().await {
-            // The box has its answer, or will ask again.
+            // The peer has its answer, or will ask again.
             tracing::debug!(peer = %address, error = telemetry::chain(&error), "not closed");
         }
     }
 
     async fn converse(&self, link: &mut Link, address: SocketAddr) -> Result<(), Trouble> {
-        let step = "hello";
-        let &Peer::Device(key) = link.peer() else {
-            let error = "only boxes log in here, and this is a server of the fleet".to_owned();
-            return Err(Trouble { step, error });
+        let trouble = |error| Trouble { step: "question", error };
+        let question = match timeout(HELLO_TIME_MAX, link.recv()).await {
+            Ok(Ok(question)) => question,
+            Ok(Err(error)) => return Err(trouble(telemetry::chain(&error))),
+            Err(_) => return Err(trouble(format!("the peer said nothing for {HELLO_TIME_MAX:?}"))),
         };
-        let hello = match timeout(HELLO_TIME_MAX, link.recv()).await {
-            Ok(Ok(Message::Hello(hello))) => hello,
-            Ok(Ok(other)) => {
-                let error = format!("the peer sent {} where Hello was expected", other.name());
-                return Err(Trouble { step, error });
+        match (link.peer().clone(), question) {
+            (Peer::Device(key), Message::Hello(hello)) => {
+                let answer = self.answer(hello, key, address).await;
+                send(link, &answer).await
             }
-            Ok(Err(error)) => return Err(Trouble { step, error: telemetry::chain(&error) }),
-            Err(_) => {
-                let error = format!("the peer said nothing for {HELLO_TIME_MAX:?}");
-                return Err(Trouble { step, error });
+            (Peer::Server { .. }, Message::Fetch(Fetch { after })) => {
+                for part in self.revocations(after).await? {
+                    send(link, &Message::Revocations(part)).await?;
+                }
+                count(&self.counters.lists_sent);
+                Ok(())
             }
-        };
-        let answer = self.answer(hello, key, address).await;
-        let step = "answer";
-        match timeout(ANSWER_TIME_MAX, link.send(&answer)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Trouble { step, error: telemetry::chain(&error) }),
-            Err(_) => {
-                let error = format!("the peer did not take it for {ANSWER_TIME_MAX:?}");
-                Err(Trouble { step, error })
+            (Peer::Device(_), other) => {
+                Err(trouble(format!("a box sent {} where Hello was expected", other.name())))
             }
+            (Peer::Server { .. }, other) => Err(trouble(format!(
+                "a server of the fleet sent {} where Fetch was expected",
+                other.name()
+            ))),
         }
+    }
+
+    /// The list of void tickets in signed parts, for somebody who has the list of number `after`.
+    async fn revocations(&self, after: u64) -> Result<Vec<SignedRevocations>, Trouble> {
+        let trouble = |error| Trouble { step: "revocations", error };
+        let now_s = (self.clock)();
+        let list = self.registry.revocations(now_s).await;
+        let (number, list) = list.map_err(|error| {
+            error!(error = telemetry::chain(&error), "the registry gives no answer");
+            trouble("the registry gives no answer".to_owned())
+        })?;
+        let parts = if number == after {
+            vec![RevocationPart::unchanged(number, now_s)]
+        } else {
+            RevocationPart::split(number, now_s, &list).ok_or_else(|| {
+                let error = format!("{} revocations are more than a list has", list.len());
+                error!(error, "no list of revocations is sent");
+                trouble(error)
+            })?
+        };
+        let sign = |part| self.signer.sign_revocations(part);
+        let signed = parts.iter().map(sign).collect::<Result<_, _>>();
+        signed.map_err(|error| trouble(telemetry::chain(&error)))
     }
 
     async fn answer(&self, hello: Hello, key: KeyFingerprint, address: SocketAddr) -> Message {
         let mac = hello.mac;
         let software = telemetry::escape(hello.software.as_bytes()).to_string();
-        let now_s = (self.clock)();
-        let reason = match self.ask(hello, key, now_s).await {
+        let (now_s, window_s) = ((self.clock)(), self.window_s);
+        let request = LoginRequest { mac, key, software: hello.software, now_s, window_s };
+        let reason = match self.registry.login(request).await {
             Ok(Login::Admitted { sessions_max, enrolled }) => {
                 match self.signer.sign(&Ticket::new(mac, key, now_s, sessions_max)) {
                     Ok(ticket) => {
@@ -191,74 +319,53 @@ impl Desk {
             }
             Ok(Login::Denied(reason)) => reason,
             Err(error) => {
+                let error = telemetry::chain(&error);
                 error!(peer = %address, %mac, error, "the registry gives no answer");
                 DeniedReason::Unavailable
             }
         };
+        count(self.counters.denied(reason));
         match reason {
-            DeniedReason::OtherKey => {
-                count(&self.counters.denied_other_key);
-                warn!(
-                    peer = %address, %mac, %key, software,
-                    "denied: another key is bound to this address; if the box was reset or \
-                     replaced, `avr-auther remove` and `add` it again"
-                );
-            }
-            DeniedReason::Unavailable => {
-                count(&self.counters.unavailable);
-            }
-            reason => {
-                count(&self.counters.denied);
-                info!(peer = %address, %mac, %key, software, %reason, "denied");
-            }
+            DeniedReason::OtherKey => warn!(
+                peer = %address, %mac, %key, software,
+                "denied: another key is bound to this address; if the box was reset or \
+                 exchanged, `avr-auther replace-key`"
+            ),
+            reason => info!(peer = %address, %mac, %key, software, %reason, "denied"),
         }
         Message::Denied(Denied { reason })
     }
+}
 
-    /// Asks the registry's thread.
-    async fn ask(&self, hello: Hello, key: KeyFingerprint, now_s: u64) -> Result<Login, String> {
-        let (reply, answer) = oneshot::channel();
-        self.logins.try_send(Question { hello, key, now_s, reply }).map_err(
-            |error| match error {
-                mpsc::error::TrySendError::Full(_) => {
-                    format!("{LOGINS_WAITING_MAX} logins wait for it already")
-                }
-                mpsc::error::TrySendError::Closed(_) => "its thread has ended".to_owned(),
-            },
-        )?;
-        answer.await.unwrap_or_else(|_| Err("its thread has ended".to_owned()))
+impl Counters {
+    fn denied(&self, reason: DeniedReason) -> &service_kit::metrics::Counter {
+        match reason {
+            DeniedReason::Unknown => &self.denied_unknown,
+            DeniedReason::Suspended => &self.denied_suspended,
+            DeniedReason::EnrolmentClosed => &self.denied_enrolment_closed,
+            DeniedReason::OtherKey => &self.denied_other_key,
+            // The others are said of tickets, which are not looked at here.
+            DeniedReason::Unavailable
+            | DeniedReason::TicketExpired
+            | DeniedReason::TicketOtherKey
+            | DeniedReason::TicketForged => &self.unavailable,
+        }
     }
 }
 
-/// A login for the registry's thread.
-#[derive(Debug)]
-struct Question {
-    hello: Hello,
-    key: KeyFingerprint,
-    now_s: u64,
-    reply: oneshot::Sender<Result<Login, String>>,
+async fn send(link: &mut Link, message: &Message) -> Result<(), Trouble> {
+    let trouble = |error| Trouble { step: "answer", error };
+    match timeout(ANSWER_TIME_MAX, link.send(message)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(trouble(telemetry::chain(&error))),
+        Err(_) => Err(trouble(format!("the peer did not take it for {ANSWER_TIME_MAX:?}"))),
+    }
 }
 
 /// A connection that did not go as it should, and where.
 struct Trouble {
     step: &'static str,
     error: String,
-}
-
-/// Gives the registry a thread of its own. It ends when nobody can ask any more.
-fn start_registry(
-    mut registry: Registry,
-    enrolment_window_s: u64,
-) -> std::io::Result<mpsc::Sender<Question>> {
-    let (sender, mut questions) = mpsc::channel::<Question>(LOGINS_WAITING_MAX);
-    std::thread::Builder::new().name("registry".to_owned()).spawn(move || {
-        while let Some(Question { hello, key, now_s, reply }) = questions.blocking_recv() {
-            let login = registry.login(hello.mac, key, &hello.software, now_s, enrolment_window_s);
-            // The box may have gone in the meantime.
-            let _ = reply.send(login.map_err(|error| telemetry::chain(&error)));
-        }
-    })?;
-    Ok(sender)
 }
 
 #[cfg(test)]

@@ -23,17 +23,111 @@ fn an_operators_day() {
     let line = ["add", "02-00-00-00-00-01", "--note", "front desk", "--sessions-max", "50"];
     assert_eq!(run(&line).unwrap(), format!("added {mac}; its first login binds its key\n"));
     let error = run(&["add", mac]).unwrap_err();
-    assert!(error.contains("is registered already; `avr-auther remove"), "{error}");
+    assert!(error.contains("is registered already; `avr-auther replace-key"), "{error}");
     assert!(run(&["suspend", mac]).unwrap().contains("runs out within 24 hours"));
-    let list = run(&["list"]).unwrap();
+    assert!(run(&["edit", mac, "--serial", "AVR-7"]).unwrap().starts_with("changed"));
+    let list = run(&["list", "--search", "avr-7", "--state", "suspended"]).unwrap();
     let row = list.lines().nth(1).unwrap();
     assert!(row.starts_with(mac) && row.contains("suspended") && row.ends_with("front desk"));
     assert_eq!(run(&["resume", mac]).unwrap(), format!("resumed {mac}\n"));
+    assert_eq!(run(&["list", "--state", "suspended"]).unwrap().lines().count(), 1);
+    let line = ["replace-key", mac, "--window-hours", "4"];
+    assert!(run(&line).unwrap().contains("good until then"));
+    let line = ["replace-key", mac, "--revoke-now", "--window-hours", "5"];
+    assert!(run(&line).unwrap().contains("void from now on"));
     assert!(run(&["remove", mac]).unwrap().starts_with("removed"));
-    for verb in ["suspend", "resume", "remove"] {
+    for verb in ["suspend", "resume", "remove", "replace-key"] {
         let error = run(&[verb, mac]).unwrap_err();
         assert!(error.contains("is not registered; `avr-auther list`"), "{error}");
     }
+    let audit = run(&["audit", "--since", "1d", "--mac", mac]).unwrap();
+    let lines: Vec<_> = audit.lines().collect();
+    assert_eq!(lines.len(), 7, "{audit}");
+    let user = crate::registry::Actor::unix(nix::unistd::geteuid().as_raw());
+    assert!(lines[0].contains(user.name()) && lines[0].contains("  add  "), "{audit}");
+    assert!(lines[2].contains("edit") && lines[2].contains("serial: \"\" -> \"AVR-7\""), "{audit}");
+    let json = run(&["audit", "--json"]).unwrap();
+    let last: serde_json::Value = serde_json::from_str(json.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["what"], &last["before"]["serial"]), (&"remove".into(), &"AVR-7".into()));
+    assert!(run(&["audit", "--since", "soon"]).unwrap_err().contains("write 2026-11-23"));
+    assert!(run(&["revocations"]).unwrap().contains("0 revocations"));
+}
+
+#[test]
+fn tokens_are_shown_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |line: &[&str]| avr_auther(directory.path(), line);
+    let shown = run(&["token", "add", "ops", "--scope", "write", "--days", "30"]).unwrap();
+    assert!(crate::token::split(shown.trim_end()).is_some());
+    let list = run(&["token", "list"]).unwrap();
+    assert!(list.lines().nth(1).unwrap().starts_with("ops "), "{list}");
+    assert!(!list.contains(shown.trim_end()));
+    let error = run(&["token", "add", "ops", "--scope", "read"]).unwrap_err();
+    assert!(error.contains("there is a token ops already"), "{error}");
+    assert_eq!(run(&["token", "remove", "ops"]).unwrap(), "removed the token ops\n");
+    let error = run(&["token", "remove", "ops"]).unwrap_err();
+    assert!(error.contains("there is no token ops"), "{error}");
+    assert!(run(&["token", "add", "A", "--scope", "read"]).unwrap_err().contains("lower-case"));
+    assert!(run(&["token", "add", "a", "--scope", "all"]).unwrap_err().contains("read or write"));
+}
+
+#[test]
+fn an_export_is_another_registrys_import() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    avr_auther(one.path(), &["add", "020000000001", "--note", "=x", "--serial", "A1"]).unwrap();
+    let shown = avr_auther(one.path(), &["export"]).unwrap();
+    assert!(shown.starts_with("mac,serial,note,") && shown.contains(",A1,'=x,"), "{shown}");
+    let file = one.path().join("boxes.csv").display().to_string();
+    avr_auther(one.path(), &["export", "--out", &file]).unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), shown);
+    let error = avr_auther(one.path(), &["export", "--out", &file]).unwrap_err();
+    assert!(error.contains("cannot make"), "{error}");
+    let tried = avr_auther(two.path(), &["import", "--dry-run", &file]).unwrap();
+    assert!(tried.starts_with("would have added 1 boxes"), "{tried}");
+    avr_auther(two.path(), &["import", &file]).unwrap();
+    let list = avr_auther(two.path(), &["list"]).unwrap();
+    assert!(list.ends_with("A1            =x\n"), "{list}");
+}
+
+#[test]
+fn commands_go_to_the_server_that_runs_and_to_the_file_when_none_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path().display();
+    fleet::init(directory.path()).unwrap();
+    fleet::issue(directory.path(), &[Role::Auther], "a", directory.path()).unwrap();
+    let settings = directory.path().join("auther.toml");
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\nfleet_ca = \"{at}/fleet-ca.pem\"\n\
+         certificate = \"{at}/a.crt\"\nkey = \"{at}/a.key\"\nticket_key = \"{at}/ticket.key\"\n\
+         registry = \"{at}/registry.sqlite\"\n[admin]\nsocket = \"{at}/auther.sock\"\n"
+    );
+    fs::write(&settings, text).unwrap();
+    let path = settings.display().to_string();
+    let operate = |line: &[&str]| {
+        let words = ["avr-auther", "--config", &path].into_iter().chain(line.iter().copied());
+        let mut out = Vec::new();
+        run(Args::try_parse_from(words).unwrap(), &mut out).map_err(|e| format!("{e:#}"))?;
+        Ok::<_, String>(String::from_utf8(out).unwrap())
+    };
+    operate(&["add", "020000000001"]).unwrap();
+
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (trigger, drain) = service_kit::DrainTrigger::new();
+    let (counters, server) = runtime.block_on(async {
+        let (settings, document) = settings::load(&settings).unwrap();
+        let ready = settings.ready(&document, None).await.unwrap();
+        let auther = Auther::bind(ready, unix_now_s).await.unwrap();
+        (auther.admin_counters(), tokio::spawn(auther.serve(drain)))
+    });
+    operate(&["add", "020000000002"]).unwrap();
+    assert!(operate(&["add", "020000000002"]).unwrap_err().contains("registered already"));
+    assert_eq!(operate(&["list"]).unwrap().lines().count(), 3);
+    assert!(operate(&["export"]).unwrap().lines().count() == 3);
+    assert_eq!((counters.answered.get(), counters.bad.get()), (3, 1));
+    trigger.drain();
+    runtime.block_on(server).unwrap();
+    assert_eq!(operate(&["list"]).unwrap().lines().count(), 3);
+    assert_eq!(counters.answered.get(), 3);
 }
 
 #[test]
