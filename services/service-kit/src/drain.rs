@@ -7,6 +7,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::info;
 
+use crate::notify::Pulse;
+
 /// How far the end has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
@@ -17,7 +19,11 @@ enum Phase {
 
 /// Seen by everything that has to end. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Drain(watch::Receiver<Phase>);
+pub struct Drain {
+    phase: watch::Receiver<Phase>,
+    /// How whoever started the server learns that it serves.
+    pulse: Pulse,
+}
 
 /// Starts the end. When all of its clones are dropped without that, the server runs on.
 #[derive(Debug, Clone)]
@@ -28,7 +34,7 @@ impl DrainTrigger {
     #[must_use]
     pub fn new() -> (Self, Drain) {
         let (sender, receiver) = watch::channel(Phase::Running);
-        (Self(Arc::new(sender)), Drain(receiver))
+        (Self(Arc::new(sender)), Drain { phase: receiver, pulse: Pulse::new() })
     }
 
     /// Take nothing new; let what runs come to its end.
@@ -77,7 +83,7 @@ impl Drain {
     /// Whether nothing new is to be taken.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        *self.0.borrow() >= Phase::Draining
+        *self.phase.borrow() >= Phase::Draining
     }
 
     /// Returns when nothing new is to be taken any more. Cancel-safe.
@@ -93,8 +99,13 @@ impl Drain {
         let _ = tokio::time::timeout(drain_max, self.reached(Phase::Stopping)).await;
     }
 
+    /// Answered by [`crate::serve`].
+    pub(crate) fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+
     async fn reached(&self, phase: Phase) {
-        let mut receiver = self.0.clone();
+        let mut receiver = self.phase.clone();
         if receiver.wait_for(|now| *now >= phase).await.is_err() {
             // Nobody is left who could start it.
             std::future::pending::<()>().await;

@@ -3,10 +3,10 @@
 //! Purpose: the frame round a site's server, so that the three differ only in what they say. The
 //! accept loop with its limits ([`listener`]), the end of the program ([`drain`]), keys and
 //! certificates from files ([`files`]), the command line ([`args`]), what a server wants of its host
-//! ([`host`]), counters and their export ([`metrics`]), the status port ([`http`]), the operator's
-//! socket ([`control`]), the list of void tickets ([`revocations`]), and what every `main` does with
-//! these ([`program`]). Must not depend on any of the services. Entry: [`program::run`], [`serve`],
-//! [`http::Status`].
+//! ([`host`]), what systemd is told of it ([`notify`]), counters and their export ([`metrics`]), the
+//! status port ([`http`]), the operator's socket ([`control`]), the list of void tickets
+//! ([`revocations`]), and what every `main` does with these ([`program`]). Must not depend on any of the
+//! services. Entry: [`program::run`], [`serve`], [`http::Status`].
 #![forbid(unsafe_code)]
 
 pub mod args;
@@ -18,6 +18,7 @@ pub mod http;
 pub mod listener;
 pub mod metrics;
 mod newcomers;
+pub mod notify;
 pub mod program;
 pub mod revocations;
 

@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::metrics::Count;
 use crate::newcomers::{Newcomers, Unproven};
+use crate::notify::Pulsing;
 use crate::{Drain, counters};
 
 /// First pause after a failed `accept`; each further failure doubles it.
@@ -96,9 +97,10 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// Accepts links until the drain is over, each handled by `handler` in a task of its own.
+/// Accepts links until the drain is over, each handled by `handler` in a task of its own. As soon as
+/// it waits for the first, the service manager is told that the server is ready.
 pub async fn serve<H, F>(
-    source: impl Accept,
+    source: impl Accept + Sync,
     acceptor: Acceptor,
     limits: Limits,
     counters: Arc<Counters>,
@@ -110,9 +112,13 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let handshakes = counters.clone();
+    let pulse = drain.pulse().clone();
+    let source = Pulsing::new(source, pulse.clone());
     let with_tls = move |stream: TcpStream, address: SocketAddr, unproven: Unproven| {
         let (acceptor, handler, counters) = (acceptor.clone(), handler.clone(), handshakes.clone());
+        let connection = pulse.connection();
         async move {
+            let _counted = connection;
             match acceptor.accept(stream, HANDSHAKE_TIME_MAX).await {
                 Ok(link) => {
                     drop(unproven);

@@ -8,14 +8,15 @@ use std::process::ExitCode;
 use tracing::warn;
 
 use crate::host::raise_file_limit;
-use crate::{Drain, DrainTrigger};
+use crate::{Drain, DrainTrigger, notify};
 
 /// The runtime did not start: the host has no threads or file descriptors left.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start the runtime")]
 pub struct RuntimeError(#[source] std::io::Error);
 
-/// Runs a server until it returns. The [`Drain`] that it gets starts with SIGTERM or SIGINT.
+/// Runs a server until it returns. The [`Drain`] that it gets starts with SIGTERM or SIGINT. Meanwhile
+/// the service manager is told how the server is, if there is one ([`crate::notify`]).
 ///
 /// `files_max` is the number of file descriptors that its settings may take; a host that grants
 /// fewer is warned of, so the log has to be set up before.
@@ -43,7 +44,10 @@ where
                 warn!(%error, "no signal handlers: SIGTERM ends at once");
             }
         });
+        let report = tokio::spawn(notify::report(drain.clone()));
         let result = server(drain).await;
+        report.abort();
+        notify::ended();
         signals.abort();
         result
     })
