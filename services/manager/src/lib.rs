@@ -7,6 +7,7 @@
 //! [`Manager::bind`].
 #![forbid(unsafe_code)]
 
+pub mod args;
 mod boxes;
 pub mod counters;
 pub mod fleet;

@@ -4,53 +4,13 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::Parser as _;
+use manager::args::{Args, Verb};
 use manager::operate::{Reply, Request};
 use manager::{Manager, Settings, settings};
-use service_kit::args::{Command, ConfigArg, ConfigCommand};
+use service_kit::args::{Command, ConfigCommand};
 use service_kit::{control, host, program};
 use tracing::info;
-
-/// Names a proxy to each box that asks, and watches its proxies.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Args {
-    #[command(flatten)]
-    config: ConfigArg,
-    #[command(subcommand)]
-    verb: Verb,
-}
-
-#[derive(Debug, Subcommand)]
-enum Verb {
-    #[command(flatten)]
-    Common(Command),
-    /// Name a proxy no more; what runs on it goes on.
-    Drain {
-        #[command(flatten)]
-        target: Target,
-        /// Return when nothing is left on it.
-        #[arg(long)]
-        wait: bool,
-    },
-    /// Name it again; its share grows slowly.
-    Undrain {
-        #[command(flatten)]
-        target: Target,
-    },
-    /// Take the settings file anew, whole or not at all. SIGHUP does the same.
-    Reload,
-}
-
-#[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
-struct Target {
-    /// A proxy's local or public address.
-    proxy: Option<String>,
-    /// All proxies of this site.
-    #[arg(long)]
-    site: bool,
-}
 
 fn main() -> ExitCode {
     let Args { config, verb } = Args::parse();

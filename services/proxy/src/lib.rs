@@ -6,6 +6,7 @@
 //! proxy can be lost at any time. Entry: [`Settings::load`], [`Proxy::bind`].
 #![forbid(unsafe_code)]
 
+pub mod args;
 mod boxes;
 pub mod counters;
 mod managers;

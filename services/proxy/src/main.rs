@@ -4,30 +4,12 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::Parser as _;
+use proxy::args::{Args, Verb};
 use proxy::{Proxy, Settings, settings};
-use service_kit::args::{Command, ConfigArg, ConfigCommand};
+use service_kit::args::{Command, ConfigCommand};
 use service_kit::{host, program};
 use tracing::info;
-
-/// Carries sessions from boxes to mail servers, scanning on the way.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Args {
-    #[command(flatten)]
-    config: ConfigArg,
-    #[command(subcommand)]
-    verb: Verb,
-}
-
-#[derive(Debug, Subcommand)]
-enum Verb {
-    #[command(flatten)]
-    Common(Command),
-    /// Takes mails apart for a daemon, which starts it. Not for people.
-    #[command(name = scan::worker::WORKER_VERB, hide = true)]
-    ScanWorker,
-}
 
 fn main() -> ExitCode {
     let Args { config, verb } = Args::parse();

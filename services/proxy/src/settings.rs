@@ -54,8 +54,8 @@ struct File {
     /// a box gives up by itself.
     #[serde(default = "connect_seconds_max")]
     connect_seconds_max: u64,
-    /// How long sessions may go on after SIGTERM, in seconds. Default 60. The service manager has
-    /// to wait longer (systemd: `TimeoutStopSec`).
+    /// How long sessions may go on after SIGTERM, in seconds. Default 60. systemd is asked to wait as
+    /// long; another service manager has to be told.
     #[serde(default = "drain_seconds_max")]
     drain_seconds_max: u64,
     /// What is scanned, by what, and what is done then.
