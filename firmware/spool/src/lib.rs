@@ -12,12 +12,13 @@
 //! Must not depend on any other crate of the workspace. Entry: [`Spooler`].
 #![forbid(unsafe_code)]
 
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use bytes::{Bytes, BytesMut};
@@ -105,7 +106,7 @@ impl Spooler {
     /// Bytes that all its spools hold now, in memory and in files.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.shared.bytes.load(Ordering::Relaxed)
+        self.shared.bytes.load(Relaxed)
     }
 }
 
@@ -322,12 +323,16 @@ enum Place<'a> {
 }
 
 fn place(sealed: Option<&Sealed>, offset: u64) -> Place<'_> {
+    let Some(sealed) = sealed else {
+        // Bytes that were in memory anyway may be more than a chunk.
+        return usize::try_from(offset).map_or(Place::Behind, Place::Tail);
+    };
     let chunk = offset / MEMORY_BYTES_MAX as u64;
     let within = usize::try_from(offset % MEMORY_BYTES_MAX as u64).unwrap_or(usize::MAX);
-    match sealed {
-        Some(sealed) if chunk < sealed.chunks => Place::Sealed(sealed, chunk, within),
-        sealed if chunk == sealed.map_or(0, |sealed| sealed.chunks) => Place::Tail(within),
-        _ => Place::Behind,
+    match chunk.cmp(&sealed.chunks) {
+        Ordering::Less => Place::Sealed(sealed, chunk, within),
+        Ordering::Equal => Place::Tail(within),
+        Ordering::Greater => Place::Behind,
     }
 }
 
@@ -343,7 +348,7 @@ impl Charge {
     fn add(&mut self, bytes: usize) -> Result<(), SpoolError> {
         let bytes_max = self.shared.bytes_max;
         let more = u64::try_from(bytes).map_err(|_| SpoolError::Full { bytes_max })?;
-        let room = self.shared.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+        let room = self.shared.bytes.fetch_update(Relaxed, Relaxed, |used| {
             used.checked_add(more).filter(|sum| *sum <= bytes_max)
         });
         room.map_err(|_| SpoolError::Full { bytes_max })?;
@@ -354,7 +359,7 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.shared.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.shared.bytes.fetch_sub(self.bytes, Relaxed);
     }
 }
 
@@ -428,6 +433,16 @@ mod tests {
         drop(first.finish());
         second.write(&[0; 600]).unwrap();
         assert_eq!((second.len(), spooler.bytes()), (1_000, 1_000));
+    }
+
+    #[test]
+    fn bytes_that_are_in_memory_anyway_are_read_from_anywhere() {
+        let bytes = pattern(3 * MEMORY_BYTES_MAX);
+        let spooled = Spooled::from(Bytes::from(bytes.clone()));
+        for offset in [0, 1, MEMORY_BYTES_MAX, 2 * MEMORY_BYTES_MAX + 7, bytes.len()] {
+            assert_eq!(spooled.read_at(offset as u64).unwrap(), bytes[offset..], "{offset}");
+        }
+        assert!(spooled.read_at(u64::MAX).unwrap().is_empty());
     }
 
     #[test]
