@@ -6,7 +6,7 @@ use flate2::{Decompress, FlushDecompress};
 use lzxd::{Lzxd, WindowSize};
 use std::io::{self, Read};
 
-const MAGIC: &[u8] = b"MSCF\0\0\0\0";
+pub(crate) const MAGIC: &[u8] = b"MSCF\0\0\0\0";
 const HEADER_BYTES: usize = 36;
 const FOLDER_BYTES: usize = 8;
 const FILE_BYTES: usize = 16;

@@ -33,6 +33,7 @@ mod stream;
 mod tar;
 mod tnef;
 mod unix;
+pub mod watch;
 mod work;
 mod zip;
 

@@ -11,6 +11,8 @@ use std::cell::RefCell;
 use std::io::{self, Write};
 use std::rc::Rc;
 
+/// What the two below begin with.
+pub(crate) const MARK: &[u8] = b"Rar!\x1a\x07";
 /// Version 1.5 to 4, and 5.
 const MAGIC_4: &[u8] = b"Rar!\x1a\x07\0";
 const MAGIC_5: &[u8] = b"Rar!\x1a\x07\x01\0";
@@ -25,7 +27,7 @@ const HEADER_BYTES_MAX: u64 = 64 << 20;
 
 /// Where archives begin: at the start of the bytes, and behind a program that unpacks them.
 pub(crate) fn starts(bytes: &[u8]) -> Vec<usize> {
-    let mut starts: Vec<usize> = memchr::memmem::find_iter(bytes, b"Rar!\x1a\x07")
+    let mut starts: Vec<usize> = memchr::memmem::find_iter(bytes, MARK)
         .take(MARKS_MAX)
         .filter(|at| *at == 0 || is_main_header(bytes.get(*at..).unwrap_or_default()))
         .take(STARTS_MAX)

@@ -7,7 +7,7 @@ use sevenz_rust2::{Archive, ArchiveEntry, BlockDecoder, Error, Password};
 use std::io::{Cursor, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-const MAGIC: &[u8] = b"7z\xbc\xaf\x27\x1c";
+pub(crate) const MAGIC: &[u8] = b"7z\xbc\xaf\x27\x1c";
 /// Bytes of the start header, which has a checksum of its own.
 const START_BYTES: usize = 32;
 /// Archives in one file, one behind the other, that are looked at.

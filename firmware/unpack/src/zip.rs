@@ -12,7 +12,7 @@ use crate::stream;
 use crate::work::{End, Sized, Work};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-const LOCAL: &[u8] = b"PK\x03\x04";
+pub(crate) const LOCAL: &[u8] = b"PK\x03\x04";
 const CENTRAL: &[u8] = b"PK\x01\x02";
 const END: &[u8] = b"PK\x05\x06";
 const END64: &[u8] = b"PK\x06\x06";

@@ -10,7 +10,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use unpack::{Budget, Limits, Member, Trouble, formats, unpack};
+use unpack::{Budget, Limits, Member, Trouble, formats, unpack, watch};
 
 pub const EICAR: &[u8] = br"X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*";
 /// Nesting that the walk follows.
@@ -77,6 +77,11 @@ pub fn walk_within(bytes: &[u8], budget: &mut Budget) -> Found {
 }
 
 fn step(bytes: &[u8], depth: usize, budget: &mut Budget, found: &mut Found) {
+    assert!(is_suspect(bytes) || formats(bytes).is_empty(), "would be missed in windows");
+    if depth == 0 {
+        let behind = [&[b' '; watch::START_BYTES], bytes].concat();
+        assert!(is_suspect(&behind) || formats(&behind).is_empty(), "would be missed behind text");
+    }
     for format in formats(bytes) {
         let mut members = Vec::new();
         let troubles = unpack(bytes, format, budget, &mut |member| {
@@ -95,6 +100,12 @@ fn step(bytes: &[u8], depth: usize, budget: &mut Budget, found: &mut Found) {
             found.members.push(member);
         }
     }
+}
+
+/// Whether somebody who sees these bytes in windows would keep them.
+fn is_suspect(bytes: &[u8]) -> bool {
+    let start = bytes.get(..watch::START_BYTES).unwrap_or(bytes);
+    watch::is_suspect(start) || watch::has_mark(bytes) || watch::is_suspect_end(bytes)
 }
 
 /// Undoes uuencoding, of the first file in a text.
