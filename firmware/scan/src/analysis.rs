@@ -7,22 +7,29 @@
 //! itself. The first finding ends the analysis; the order is that of the mail, so the same mail always
 //! gives the same finding.
 //!
+//! A message that is not in memory ([`Source`]) streams by, once for each of its readings, and so do its
+//! large parts: what is kept of them is a window ([`windows`]). The analysis is the same either way.
+//!
 //! Does no IO and reads no clock; the caller says when the time is over. Entry: [`Analyzer`].
+
+mod source;
+mod windows;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::RandomState;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use self::source::Held;
+pub use self::source::Source;
+use self::windows::{Collected, Key, NeededWhole, Showing, WINDOW_BYTES, Whole, key};
+pub use self::windows::{OVERLAP_BYTES, START_BYTES, Slot, Slots, Window};
 use crate::engine::{EngineOutcome, printable};
 use crate::mime::{Event, Oddities, PartHead, Reading, Summary, Walker, further_readings};
 use crate::{BLOCK, FINDING_NAME_BYTES_MAX, Finding, Limits, Unscannable};
-
-/// How much of a message is walked before the time is looked at, bytes.
-const WALK_STEP_BYTES: usize = 256 * 1024;
 
 /// Looks at one object, in the process that holds it.
 pub trait LocalEngine {
@@ -36,6 +43,20 @@ pub trait LocalEngine {
     /// under other names.
     fn looks_at_names(&self) -> bool {
         false
+    }
+
+    /// An object streams by that begins so; what was in that slot is forgotten. `false`: this engine
+    /// needs it whole.
+    fn begin(&mut self, _slot: Slot, _start: &[u8]) -> bool {
+        false
+    }
+
+    /// The next window of it.
+    fn window(&mut self, _slot: Slot, _window: &Window<'_>) {}
+
+    /// All of it has been shown.
+    fn end(&mut self, _slot: Slot, _file_names: &[String]) -> EngineOutcome {
+        EngineOutcome::Failed("it takes no windows".to_owned())
     }
 }
 
@@ -121,6 +142,7 @@ const TEXT_CHARS_MAX: usize = 512;
 pub struct Analyzer<'r> {
     engines: Vec<Box<dyn LocalEngine + 'r>>,
     limits: Limits,
+    window_bytes: usize,
 }
 
 impl fmt::Debug for Analyzer<'_> {
@@ -134,14 +156,30 @@ impl<'r> Analyzer<'r> {
     /// With these engines, asked in this order.
     #[must_use]
     pub fn new(engines: Vec<Box<dyn LocalEngine + 'r>>, limits: Limits) -> Self {
-        Self { engines, limits }
+        Self { engines, limits, window_bytes: WINDOW_BYTES }
     }
 
-    /// Looks at one mail. `export` is given the objects that are asked for; `stop` says that there is
-    /// no time left.
+    /// Whether a mail costs less memory that is not held: an engine may need everything whole.
+    pub fn takes_windows(&mut self) -> bool {
+        self.engines.iter_mut().all(|engine| engine.begin(Slot::Message, b"text"))
+    }
+
+    /// Looks at one mail that is in memory. `export` is given the objects that are asked for; `stop`
+    /// says that there is no time left.
     pub fn analyze(
         &mut self,
         raw: &[u8],
+        wanted: Export,
+        stop: &unpack::Stop,
+        export: &mut Exporter<'_>,
+    ) -> Analysis {
+        self.analyze_source(&mut Held::new(raw), wanted, stop, export)
+    }
+
+    /// [`Self::analyze`] for a mail that may have to be asked for.
+    pub fn analyze_source(
+        &mut self,
+        source: &mut dyn Source,
         wanted: Export,
         stop: &unpack::Stop,
         export: &mut Exporter<'_>,
@@ -150,6 +188,7 @@ impl<'r> Analyzer<'r> {
             budget: Some(unpack::Budget::new(self.limits.unpacking(), Arc::clone(stop))),
             engines: &mut self.engines,
             limits: self.limits.clone(),
+            window_bytes: self.window_bytes,
             wanted,
             stop: Arc::clone(stop),
             export,
@@ -159,8 +198,26 @@ impl<'r> Analyzer<'r> {
         };
         let outermost = Origin { part: 0, range: None, depth: 0, is_outermost: true };
         // Whether it came to its end shows in the analysis.
-        let _ = inspection.mail(raw, &outermost);
+        let _ = inspection.mail(source, &outermost);
         inspection.analysis
+    }
+}
+
+impl Pass {
+    /// A part starts.
+    fn open(&mut self, number: u32) {
+        self.parts += 1;
+        if self.done.contains(&number) {
+            return;
+        }
+        let is_free = self.in_windows && !self.open.iter().any(|part| part.content.has_slot());
+        let collected = if is_free { Collected::windowed } else { Collected::held };
+        self.open.push(Part { number, content: collected(Slot::Part) });
+    }
+
+    /// One that has started.
+    fn part(&mut self, number: u32) -> Option<&mut Part> {
+        self.open.iter_mut().find(|part| part.number == number)
     }
 }
 
@@ -181,6 +238,7 @@ struct Origin {
 struct Inspection<'a, 'r> {
     engines: &'a mut Vec<Box<dyn LocalEngine + 'r>>,
     limits: Limits,
+    window_bytes: usize,
     /// With the container that is being unpacked, while one is.
     budget: Option<unpack::Budget>,
     wanted: Export,
@@ -188,7 +246,7 @@ struct Inspection<'a, 'r> {
     export: &'a mut Exporter<'a>,
     /// Objects that were looked at, so that the same bytes are not looked at twice. The keys are
     /// secret: nobody can make a collision.
-    seen: HashSet<(usize, u64)>,
+    seen: HashSet<Key>,
     keys: RandomState,
     analysis: Analysis,
 }
@@ -196,39 +254,86 @@ struct Inspection<'a, 'r> {
 /// A part being collected.
 struct Part {
     number: u32,
-    bytes: Vec<u8>,
+    content: Collected,
+}
+
+/// One reading of a message, in one or two passes over it.
+struct Pass {
+    /// Parts that have started and not ended.
+    open: Vec<Part>,
+    /// Parts that an earlier pass came to the end of.
+    done: HashSet<u32>,
+    /// Parts that have started.
+    parts: u32,
+    /// Parts may go by in windows.
+    in_windows: bool,
 }
 
 /// Whether the analysis goes on.
 type Flow = ControlFlow<()>;
 
-impl Inspection<'_, '_> {
+/// How far a pass over a message came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Passed {
+    ToTheEnd,
+    /// To a part that is needed whole.
+    InVain,
+}
+
+impl<'r> Inspection<'_, 'r> {
     /// A message: its parts in every reading, then itself.
-    fn mail(&mut self, raw: &[u8], origin: &Origin) -> Flow {
-        let mut oddities = self.walk(Walker::new(&self.limits), raw, origin)?;
+    fn mail(&mut self, source: &mut dyn Source, origin: &Origin) -> Flow {
+        let mut message = source.whole().is_none().then(|| Collected::windowed(Slot::Message));
+        let mut oddities = self.walk(Reading::default(), source, message.as_mut(), origin)?;
         if origin.is_outermost {
-            self.look(raw, &[], origin, true)?;
+            match (&mut message, source.whole()) {
+                (Some(message), _) => {
+                    // Only a part is ever needed whole after its start.
+                    let _ = message.finish(&mut self.showing());
+                    self.look(message.whole(), &[], origin, true)?;
+                }
+                (None, raw) => {
+                    self.look(Whole::Held(raw.unwrap_or_default()), &[], origin, true)?;
+                }
+            }
         }
+        drop(message);
         let mut done = vec![Reading::default()];
         // All readings share the limits, so that an odd mail costs no more than a large one.
         while let Some(reading) = further_readings(oddities, &done).first().copied() {
             done.push(reading);
-            let seen = self.walk(Walker::reading(reading, &self.limits), raw, origin)?;
+            let seen = self.walk(reading, source, None, origin)?;
             oddities = Oddities { structure: oddities.structure, ..oddities.or(seen) };
         }
         Flow::Continue(())
     }
 
-    /// One reading of a message.
+    /// One reading of a message, which itself is collected on the way.
     fn walk(
         &mut self,
-        mut walker: Walker,
-        raw: &[u8],
+        reading: Reading,
+        source: &mut dyn Source,
+        mut message: Option<&mut Collected>,
         origin: &Origin,
     ) -> ControlFlow<(), Oddities> {
-        let flow = self.walk_steps(&mut walker, raw, origin);
+        // What engines elsewhere get is handed out as a whole.
+        let in_windows = source.whole().is_none() && self.wanted == Export::Nothing;
+        let mut pass = Pass { open: Vec::new(), done: HashSet::new(), parts: 0, in_windows };
+        // Mails inside, which a pass in vain may have come to, count after this one.
+        let limits = self.limits.clone();
+        let (flow, walker) = loop {
+            let mut walker = Walker::reading(reading, &limits);
+            source.restart();
+            match self.pass(&mut pass, &mut walker, source, message.as_deref_mut(), origin) {
+                ControlFlow::Continue(Passed::InVain) => {
+                    pass = Pass { open: Vec::new(), parts: 0, in_windows: false, ..pass };
+                }
+                ControlFlow::Continue(Passed::ToTheEnd) => break (Flow::Continue(()), walker),
+                ControlFlow::Break(()) => break (Flow::Break(()), walker),
+            }
+        };
         if origin.is_outermost {
-            self.analysis.parts = self.analysis.parts.max(walker.parts());
+            self.analysis.parts = self.analysis.parts.max(pass.parts);
             if self.analysis.summary == Summary::default() {
                 self.analysis.summary = walker.summary();
             }
@@ -240,47 +345,104 @@ impl Inspection<'_, '_> {
         ControlFlow::Continue(walker.oddities())
     }
 
-    fn walk_steps(&mut self, walker: &mut Walker, raw: &[u8], origin: &Origin) -> Flow {
-        let mut open: Vec<Part> = Vec::new();
-        for step in raw.chunks(WALK_STEP_BYTES) {
-            walker.feed(step);
-            self.take(walker, &mut open, origin)?;
+    /// Walks a message from its start to its end.
+    fn pass(
+        &mut self,
+        pass: &mut Pass,
+        walker: &mut Walker,
+        source: &mut dyn Source,
+        mut message: Option<&mut Collected>,
+        origin: &Origin,
+    ) -> ControlFlow<(), Passed> {
+        let mut at = 0;
+        loop {
+            let piece = source.next_piece();
+            if piece.is_empty() {
+                break;
+            }
+            if let Some(message) = message.as_deref_mut() {
+                // An earlier pass may have come further.
+                let new = piece.get(message.length().saturating_sub(at)..).unwrap_or_default();
+                let _ = message.push(new, &mut self.showing());
+                at += piece.len();
+            }
+            walker.feed(piece);
+            if self.take(pass, walker, origin)? == Passed::InVain {
+                return ControlFlow::Continue(Passed::InVain);
+            }
             if (self.stop)() {
                 self.note(Unscannable::OverTime);
-                return Flow::Break(());
+                return ControlFlow::Break(());
             }
         }
         walker.finish();
-        self.take(walker, &mut open, origin)
+        self.take(pass, walker, origin)
     }
 
-    fn take(&mut self, walker: &mut Walker, open: &mut Vec<Part>, origin: &Origin) -> Flow {
+    fn take(
+        &mut self,
+        pass: &mut Pass,
+        walker: &mut Walker,
+        origin: &Origin,
+    ) -> ControlFlow<(), Passed> {
         while let Some(event) = walker.poll_event() {
-            match event {
+            let taken = match event {
                 Event::PartStart(head) => {
-                    open.push(Part { number: head.number, bytes: Vec::new() });
+                    pass.open(head.number);
+                    Ok(())
                 }
-                Event::PartData { number, bytes } => {
-                    if let Some(part) = open.iter_mut().find(|part| part.number == number) {
-                        part.bytes.extend_from_slice(&bytes);
-                    }
-                }
-                Event::PartEnd(head) => {
-                    if let Some(at) = open.iter().position(|part| part.number == head.number) {
-                        let part = open.swap_remove(at);
-                        self.part(&head, &part.bytes, origin)?;
-                    }
-                }
+                Event::PartData { number, bytes } => match pass.part(number) {
+                    Some(part) => part.content.push(&bytes, &mut self.showing()),
+                    None => Ok(()),
+                },
+                Event::PartEnd(head) => self.part_end(pass, &head, origin)?,
                 // That it is a mail is only our guess, where it was found inside something.
-                Event::Finding(Unscannable::Ambiguous) if !origin.is_outermost => {}
-                Event::Finding(reason) => self.note(reason),
+                Event::Finding(Unscannable::Ambiguous) if !origin.is_outermost => Ok(()),
+                Event::Finding(reason) => {
+                    self.note(reason);
+                    Ok(())
+                }
+            };
+            if taken == Err(NeededWhole) {
+                return ControlFlow::Continue(Passed::InVain);
             }
         }
-        Flow::Continue(())
+        ControlFlow::Continue(Passed::ToTheEnd)
+    }
+
+    fn part_end(
+        &mut self,
+        pass: &mut Pass,
+        head: &PartHead,
+        origin: &Origin,
+    ) -> ControlFlow<(), Result<(), NeededWhole>> {
+        let Some(at) = pass.open.iter().position(|part| part.number == head.number) else {
+            return ControlFlow::Continue(Ok(()));
+        };
+        let mut part = pass.open.swap_remove(at);
+        match part.content.finish(&mut self.showing()) {
+            Ok(seen) => {
+                pass.done.insert(head.number);
+                self.part(head, part.content.whole(), seen, origin)?;
+                ControlFlow::Continue(Ok(()))
+            }
+            Err(NeededWhole) => ControlFlow::Continue(Err(NeededWhole)),
+        }
+    }
+
+    /// What shows objects in windows.
+    fn showing(&mut self) -> Showing<'_, 'r> {
+        Showing { engines: self.engines, keys: &self.keys, window_bytes: self.window_bytes }
     }
 
     /// A decoded part of a message.
-    fn part(&mut self, head: &PartHead, bytes: &[u8], origin: &Origin) -> Flow {
+    fn part(
+        &mut self,
+        head: &PartHead,
+        whole: Whole<'_>,
+        seen: Option<Key>,
+        origin: &Origin,
+    ) -> Flow {
         let inside = Origin { depth: origin.depth + 1, is_outermost: false, ..origin.clone() };
         let (origin, is_wanted) = if origin.is_outermost {
             let is_wanted = match self.wanted {
@@ -292,15 +454,19 @@ impl Inspection<'_, '_> {
         } else {
             (inside, false)
         };
-        self.object(bytes, &head.file_names, &origin, is_wanted)
-    }
-
-    /// Anything but the message itself: looked at, then taken apart.
-    fn object(&mut self, bytes: &[u8], names: &[String], origin: &Origin, is_wanted: bool) -> Flow {
-        if self.examine(bytes, names, origin, is_wanted)? {
-            self.open(bytes, origin)?;
+        match (whole, seen) {
+            (Whole::Held(bytes), _) => {
+                if self.examine(bytes, &head.file_names, &origin, is_wanted)? {
+                    self.open(bytes, &origin)?;
+                }
+                Flow::Continue(())
+            }
+            // There is nothing in it to be taken out.
+            (Whole::Seen(_), key) => {
+                let is_new = key.is_some_and(|key| self.seen.insert(key));
+                self.look(whole, &head.file_names, &origin, is_new)
+            }
         }
-        Flow::Continue(())
     }
 
     /// Looks at an object as it is. Whether there is more to do: not if it was seen before.
@@ -311,24 +477,26 @@ impl Inspection<'_, '_> {
         origin: &Origin,
         is_wanted: bool,
     ) -> ControlFlow<(), bool> {
-        let is_new =
-            !bytes.is_empty() && self.seen.insert((bytes.len(), self.keys.hash_one(bytes)));
+        let is_new = !bytes.is_empty() && self.seen.insert(key(&self.keys, bytes));
         if is_new && is_wanted {
             (self.export)(origin.part, names.first().map(String::as_str), bytes);
         }
-        self.look(bytes, names, origin, is_new)?;
+        self.look(Whole::Held(bytes), names, origin, is_new)?;
         ControlFlow::Continue(is_new)
     }
 
     /// Every engine looks at it; at bytes that are not new, those that care for names.
-    fn look(&mut self, bytes: &[u8], names: &[String], origin: &Origin, is_new: bool) -> Flow {
+    fn look(&mut self, whole: Whole<'_>, names: &[String], origin: &Origin, is_new: bool) -> Flow {
         self.analysis.objects += u32::from(is_new);
         for number in 0..self.engines.len() {
             let Some(engine) = self.engines.get_mut(number) else { break };
             if !is_new && !engine.looks_at_names() {
                 continue;
             }
-            let outcome = engine.scan(&LocalObject { bytes, file_names: names });
+            let outcome = match whole {
+                Whole::Held(bytes) => engine.scan(&LocalObject { bytes, file_names: names }),
+                Whole::Seen(slot) => engine.end(slot, names),
+            };
             let engine = engine.name();
             match outcome {
                 EngineOutcome::Clean => {}
@@ -380,7 +548,8 @@ impl Inspection<'_, '_> {
             self.container(bytes, format, origin)?;
         }
         if is_mail {
-            self.mail(bytes, &Origin { depth: origin.depth + 1, ..origin.clone() })?;
+            let origin = Origin { depth: origin.depth + 1, ..origin.clone() };
+            self.mail(&mut Held::new(bytes), &origin)?;
         }
         Flow::Continue(())
     }
@@ -532,3 +701,6 @@ fn weight(why: &Unscannable) -> u8 {
         Unscannable::Encrypted => 0,
     }
 }
+
+#[cfg(test)]
+mod tests;

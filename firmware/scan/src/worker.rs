@@ -7,10 +7,12 @@
 //! mail does to it, that process ends, that mail is unscannable, and the next one starts.
 //!
 //! Messages are a length (u32, little endian) and a postcard body; the bytes of a mail follow as they
-//! are. Both ends are the same program, so there is no version.
+//! are. Both ends are the same program, so there is no version. A large mail does not follow: the
+//! worker asks for it stretch by stretch, as often as it has readings, and does not keep it.
 
 pub mod confine;
 pub mod pool;
+mod stretches;
 
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -20,10 +22,12 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use self::stretches::Stretches;
 use crate::Limits;
 use crate::analysis::{Analysis, Analyzer, Export, LocalEngine};
 use crate::local::block::BlockRules;
 use crate::local::hashes::HashLists;
+use crate::local::{BlockEngine, HashEngine};
 use crate::yara::{CompiledRules, YaraEngine};
 
 /// The verb that makes a program of this workspace a worker. Not for people.
@@ -33,11 +37,23 @@ pub const WORKER_VERB: &str = "scan-worker";
 /// the largest by far.
 pub const MESSAGE_BYTES_MAX: usize = 512 * 1024 * 1024;
 
+/// Largest mail that is sent with the request for its scan, bytes: what streams is read at least twice.
+pub const HELD_BYTES_MAX: u64 = 1024 * 1024;
+
+/// How much of a larger mail is sent at a time, in bytes.
+const STRETCH_BYTES: u64 = 1024 * 1024;
+
+/// How often a worker may ask for all of a mail, which goes on for as long as it is wanted: readings
+/// have two structures and eight dialects, and each may be read twice, because a part is needed whole.
+pub const PASSES_MAX: u64 = 40;
+
 /// What is looked for, in a form that can be sent to another process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Knowledge {
     /// [`CompiledRules::to_bytes`].
     rules: Vec<u8>,
+    /// [`CompiledRules::whole_because`].
+    whole_because: Option<String>,
     hashes: HashLists,
     block: BlockRules,
     limits: Limits,
@@ -55,18 +71,19 @@ impl Knowledge {
         block: BlockRules,
         limits: Limits,
     ) -> Result<Self, WorkerError> {
+        let whole_because = rules.whole_because().map(str::to_owned);
         let rules = rules.to_bytes().map_err(WorkerError::Rules)?;
-        Ok(Self { rules, hashes, block, limits })
+        Ok(Self { rules, whole_because, hashes, block, limits })
     }
 
     /// The engines that know this, cheapest first; `rules` are [`Self::rules`] made ready.
     fn engines<'r>(&self, rules: &'r CompiledRules) -> Vec<Box<dyn LocalEngine + 'r>> {
         let mut engines: Vec<Box<dyn LocalEngine + 'r>> = Vec::new();
         if !self.block.is_empty() {
-            engines.push(Box::new(self.block.clone()));
+            engines.push(Box::new(BlockEngine::new(self.block.clone())));
         }
         if !self.hashes.is_empty() {
-            engines.push(Box::new(self.hashes.clone()));
+            engines.push(Box::new(HashEngine::new(self.hashes.clone())));
         }
         engines.push(Box::new(YaraEngine::new(rules)));
         engines
@@ -76,7 +93,7 @@ impl Knowledge {
 /// From the daemon.
 #[derive(Debug, Serialize, Deserialize)]
 enum Request {
-    /// A mail of that many bytes, which follow.
+    /// A mail of that many bytes, which follow up to [`HELD_BYTES_MAX`].
     Scan { bytes: u64, export: Export, time: Duration },
 }
 
@@ -85,6 +102,8 @@ enum Request {
 enum Answer {
     /// It has learned, and is locked in as far as this says.
     Ready(confine::Confined),
+    /// Wants a stretch of the mail, of [`STRETCH_BYTES`] or to its end, from that byte on.
+    More { at: u64 },
     /// An object for engines elsewhere, whose bytes follow.
     Object { part: u32, file_name: Option<String>, bytes: u64 },
     /// The mail has been looked at.
@@ -132,17 +151,19 @@ pub fn run() -> Result<(), WorkerError> {
 ///
 /// Why it ended, unless the other end closed between two mails.
 pub fn serve(
-    mut socket: UnixStream,
+    socket: UnixStream,
     confine: impl FnOnce() -> Result<confine::Confined, confine::ConfineError>,
 ) -> Result<(), WorkerError> {
-    let mut reader = BufReader::with_capacity(64 * 1024, socket.try_clone()?);
+    let mut reader = BufReader::with_capacity(READ_BYTES, &socket);
     let knowledge: Knowledge = receive(&mut reader)?;
-    let rules = CompiledRules::from_bytes(&knowledge.rules).map_err(WorkerError::Rules)?;
+    let rules = CompiledRules::from_bytes(&knowledge.rules, knowledge.whole_because.clone())
+        .map_err(WorkerError::Rules)?;
     let mut analyzer = Analyzer::new(knowledge.engines(&rules), knowledge.limits.clone());
     // The rule engine starts a thread with its first scan, which a locked-in process could not.
     let unlimited: unpack::Stop = Arc::new(|| false);
     analyzer.analyze(b"warm", Export::Nothing, &unlimited, &mut |_, _, _| {});
-    send(&mut socket, &Answer::Ready(confine()?), &[])?;
+    let takes_windows = analyzer.takes_windows();
+    send(&socket, &Answer::Ready(confine()?), &[])?;
     loop {
         let request = match receive(&mut reader) {
             Err(WorkerError::Socket(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -152,24 +173,35 @@ pub fn serve(
         };
         let Request::Scan { bytes, export, time } = request;
         let started = now();
-        // The daemon is believed: it has counted the bytes, and has a limit for them.
-        let mut mail = Vec::with_capacity(usize::try_from(bytes).unwrap_or_default());
-        reader.by_ref().take(bytes).read_to_end(&mut mail)?;
-        let mut failed = None;
         let stop: unpack::Stop = Arc::new(move || now().saturating_duration_since(started) >= time);
-        let analysis = analyzer.analyze(&mail, export, &stop, &mut |part, file_name, bytes| {
+        let mut failed = None;
+        let mut hand_out = |part, file_name: Option<&str>, bytes: &[u8]| {
             let file_name = file_name.map(str::to_owned);
             let object = Answer::Object { part, file_name, bytes: bytes.len() as u64 };
             if failed.is_none() {
-                failed = send(&mut socket, &object, bytes).err();
+                failed = send(&socket, &object, bytes).err();
             }
-        });
+        };
+        let mut stretches = Stretches::new(&mut reader, &socket, bytes);
+        let analysis = if bytes <= HELD_BYTES_MAX {
+            let mail = stretches.take_sent()?;
+            analyzer.analyze(&mail, export, &stop, &mut hand_out)
+        } else if takes_windows {
+            analyzer.analyze_source(&mut stretches, export, &stop, &mut hand_out)
+        } else {
+            let mail = stretches.take_all()?;
+            analyzer.analyze(&mail, export, &stop, &mut hand_out)
+        };
+        stretches.finish()?;
         if let Some(error) = failed {
             return Err(error);
         }
-        send(&mut socket, &Answer::Done(Box::new(analysis)), &[])?;
+        send(&socket, &Answer::Done(Box::new(analysis)), &[])?;
     }
 }
+
+/// Buffer for requests; a mail is read past it.
+const READ_BYTES: usize = 64 * 1024;
 
 #[allow(clippy::disallowed_methods, reason = "the driver's clock, in a process without a runtime")]
 fn now() -> Instant {
@@ -178,7 +210,7 @@ fn now() -> Instant {
 
 /// Writes a message and the bytes behind it; small ones in one piece.
 fn send(
-    socket: &mut UnixStream,
+    mut socket: &UnixStream,
     message: &impl Serialize,
     bytes: &[u8],
 ) -> Result<(), WorkerError> {

@@ -1,22 +1,28 @@
 //! YARA-X rules: compiled once, then matched wherever a [`YaraEngine`] is set up.
 //!
 //! A scanner maps gigabytes of address space and takes longer to set up than to scan a small part, so
-//! each worker process keeps one for all its mails.
+//! each worker process keeps one for all its mails; and two more for objects that stream by in windows,
+//! where the rules allow it ([`CompiledRules::whole_because`]).
+
+mod whole;
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use yara_x::{Compiler, MetaValue, Rules, ScanError, Scanner, SourceCode};
+use yara_x::{Compiler, MetaValue, Rules, ScanError, ScanResults, Scanner, SourceCode, blocks};
 
-use crate::analysis::{LocalEngine, LocalObject};
+use crate::analysis::{LocalEngine, LocalObject, Slot, Slots, Window};
 use crate::engine::EngineOutcome;
 
 /// Name of the engine.
 pub const YARA: &str = "yara";
 /// Longest scan of one object. The scanner looks at the clock once a second.
 pub const SCAN_TIME_MAX: Duration = Duration::from_secs(10);
+/// The same for one that streams by: all that goes on beside it counts. The time of its mail is shorter,
+/// and is looked at between windows.
+pub const WINDOWS_TIME_MAX: Duration = Duration::from_secs(300);
 /// Largest file of rules, bytes.
 pub const RULE_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Most files of rules in a folder.
@@ -73,6 +79,7 @@ pub enum RulesError {
 #[derive(Debug)]
 pub struct CompiledRules {
     rules: Rules,
+    whole_because: Option<String>,
 }
 
 impl CompiledRules {
@@ -95,7 +102,15 @@ impl CompiledRules {
     /// # Errors
     /// Rules that do not compile.
     pub fn from_sources(sources: &[(String, String)]) -> Result<Self, RulesError> {
-        Ok(Self { rules: compile(sources)? })
+        let rules = compile(sources)?;
+        Ok(Self { rules, whole_because: all(sources).find_map(whole::because) })
+    }
+
+    /// Why objects have to be in memory as a whole to be matched, if they have to: the first rule, and
+    /// what in it. Otherwise large ones may stream by.
+    #[must_use]
+    pub fn whole_because(&self) -> Option<&str> {
+        self.whole_because.as_deref()
     }
 
     /// How many rules there are.
@@ -112,27 +127,33 @@ impl CompiledRules {
         self.rules.serialize()
     }
 
-    /// From [`Self::to_bytes`] of the same version of the program.
+    /// From [`Self::to_bytes`] of the same version of the program, and [`Self::whole_because`].
     ///
     /// # Errors
     /// Bytes that are none.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, yara_x::errors::SerializationError> {
-        Ok(Self { rules: Rules::deserialize(bytes)? })
+    pub fn from_bytes(
+        bytes: &[u8],
+        whole_because: Option<String>,
+    ) -> Result<Self, yara_x::errors::SerializationError> {
+        Ok(Self { rules: Rules::deserialize(bytes)?, whole_because })
     }
 }
 
 /// Matches rules.
 pub struct YaraEngine<'r> {
     scanner: Scanner<'r>,
+    /// Only where the rules allow it.
+    windows: Option<Slots<WindowScan<'r>>>,
 }
 
 impl<'r> YaraEngine<'r> {
-    /// Sets up a scanner, which takes some hundred microseconds.
+    /// Sets up its scanners, which takes some hundred microseconds each.
     #[must_use]
     pub fn new(rules: &'r CompiledRules) -> Self {
         let mut scanner = Scanner::new(&rules.rules);
         scanner.set_timeout(SCAN_TIME_MAX).fast_scan(true);
-        Self { scanner }
+        let windows = || Slots::new(WindowScan::new(&rules.rules), WindowScan::new(&rules.rules));
+        Self { scanner, windows: rules.whole_because.is_none().then(windows) }
     }
 }
 
@@ -149,26 +170,117 @@ impl LocalEngine for YaraEngine<'_> {
 
     fn scan(&mut self, object: &LocalObject<'_>) -> EngineOutcome {
         match self.scanner.scan(object.bytes) {
-            Ok(results) => results.matching_rules().next().map_or(EngineOutcome::Clean, |rule| {
-                let named = rule.metadata().find_map(|(key, value)| match value {
-                    MetaValue::String(name) if key == "name" => Some(name),
-                    _ => None,
-                });
-                EngineOutcome::Found(named.unwrap_or(rule.identifier()).to_owned())
-            }),
-            Err(ScanError::Timeout) => EngineOutcome::Limit("scan took too long".to_owned()),
-            Err(error) => EngineOutcome::Failed(error.to_string()),
+            Ok(results) => first(&results),
+            Err(error) => failed(&error),
         }
     }
+
+    fn begin(&mut self, slot: Slot, _: &[u8]) -> bool {
+        self.windows.as_mut().map(|windows| windows.at(slot).begin()).is_some()
+    }
+
+    fn window(&mut self, slot: Slot, window: &Window<'_>) {
+        if let Some(windows) = &mut self.windows {
+            windows.at(slot).window(window);
+        }
+    }
+
+    fn end(&mut self, slot: Slot, _: &[String]) -> EngineOutcome {
+        match &mut self.windows {
+            Some(windows) => windows.at(slot).end(),
+            None => EngineOutcome::Failed("the rules need whole objects".to_owned()),
+        }
+    }
+}
+
+/// Matches an object that streams by.
+struct WindowScan<'r> {
+    rules: &'r Rules,
+    scanner: blocks::Scanner<'r>,
+    state: WindowState,
+}
+
+enum WindowState {
+    /// Nothing was shown.
+    Fresh,
+    Shown,
+    Failed(EngineOutcome),
+}
+
+impl<'r> WindowScan<'r> {
+    fn new(rules: &'r Rules) -> Self {
+        Self { rules, scanner: Self::scanner(rules), state: WindowState::Fresh }
+    }
+
+    fn scanner(rules: &'r Rules) -> blocks::Scanner<'r> {
+        let mut scanner = blocks::Scanner::new(rules);
+        scanner.set_timeout(WINDOWS_TIME_MAX).fast_scan(true);
+        scanner
+    }
+
+    fn begin(&mut self) {
+        match self.state {
+            WindowState::Fresh => {}
+            // An object that was not looked at to its end is still in the scanner.
+            WindowState::Shown => drop(self.scanner.finish()),
+            WindowState::Failed(_) => self.scanner = Self::scanner(self.rules),
+        }
+        self.state = WindowState::Fresh;
+    }
+
+    fn window(&mut self, window: &Window<'_>) {
+        if matches!(self.state, WindowState::Failed(_)) {
+            return;
+        }
+        self.state = match self.scanner.scan(window.at, window.bytes) {
+            Ok(_) => WindowState::Shown,
+            Err(error) => WindowState::Failed(failed(&error)),
+        };
+    }
+
+    fn end(&mut self) -> EngineOutcome {
+        match &self.state {
+            WindowState::Failed(outcome) => outcome.clone(),
+            WindowState::Fresh | WindowState::Shown => match self.scanner.finish() {
+                Ok(results) => {
+                    self.state = WindowState::Fresh;
+                    first(&results)
+                }
+                Err(error) => failed(&error),
+            },
+        }
+    }
+}
+
+/// The first rule that matches, by the name that its author gave it.
+fn first(results: &ScanResults<'_, '_>) -> EngineOutcome {
+    results.matching_rules().next().map_or(EngineOutcome::Clean, |rule| {
+        let named = rule.metadata().find_map(|(key, value)| match value {
+            MetaValue::String(name) if key == "name" => Some(name),
+            _ => None,
+        });
+        EngineOutcome::Found(named.unwrap_or(rule.identifier()).to_owned())
+    })
+}
+
+fn failed(error: &ScanError) -> EngineOutcome {
+    match error {
+        ScanError::Timeout => EngineOutcome::Limit("scan took too long".to_owned()),
+        error => EngineOutcome::Failed(error.to_string()),
+    }
+}
+
+/// The embedded rules, then these.
+fn all(sources: &[(String, String)]) -> impl Iterator<Item = (&str, &str)> {
+    let given = sources.iter().map(|(origin, text)| (origin.as_str(), text.as_str()));
+    EMBEDDED.iter().copied().chain(given)
 }
 
 fn compile(sources: &[(String, String)]) -> Result<Rules, RulesError> {
     let mut compiler = Compiler::new();
     // Rules come as single files; an include could read any file of this machine.
     compiler.enable_includes(false);
-    let embedded = EMBEDDED.iter().map(|&(origin, text)| (origin, text));
-    let given = sources.iter().map(|(origin, text)| (origin.as_str(), text.as_str()));
-    for (origin, text) in embedded.chain(given) {
+    for (origin, text) in all(sources) {
         // One namespace a file, so that two files may use one name.
         compiler.new_namespace(origin);
         if let Err(error) = compiler.add_source(SourceCode::from(text).with_origin(origin)) {
@@ -228,13 +340,13 @@ mod tests {
     #[test]
     fn the_test_file_is_found_anywhere_also_by_rules_that_crossed_as_bytes() {
         let rules = CompiledRules::load(None).unwrap();
-        let rules = CompiledRules::from_bytes(&rules.to_bytes().unwrap()).unwrap();
+        let rules = CompiledRules::from_bytes(&rules.to_bytes().unwrap(), None).unwrap();
         let found = EngineOutcome::Found("EICAR-Test-File".to_owned());
         assert_eq!(scan(&rules, &eicar()), found);
         assert_eq!(scan(&rules, &[vec![b'x'; 99_999], eicar(), vec![0]].concat()), found);
         assert_eq!(scan(&rules, b"hello"), EngineOutcome::Clean);
         assert_eq!(scan(&rules, b""), EngineOutcome::Clean);
-        assert!(CompiledRules::from_bytes(b"rubbish").is_err());
+        assert!(CompiledRules::from_bytes(b"rubbish", None).is_err());
     }
 
     #[test]

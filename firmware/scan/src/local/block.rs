@@ -91,10 +91,19 @@ impl BlockRules {
     /// `Blocked.Type.pe`.
     #[must_use]
     pub fn check(&self, names: &[String], bytes: &[u8]) -> Option<String> {
+        self.check_kinds(names, || kinds(bytes))
+    }
+
+    /// [`Self::check`] for content whose kinds are told when they matter.
+    pub(super) fn check_kinds(
+        &self,
+        names: &[String],
+        kinds: impl FnOnce() -> KindSet,
+    ) -> Option<String> {
         let reason = match names.iter().find_map(|name| self.extension_of(name)) {
             Some(extension) => format!("Blocked.Extension{extension}"),
             None if self.kinds.is_empty() => return None,
-            None => format!("Blocked.Type.{}", kinds(bytes).and(self.kinds).words().next()?),
+            None => format!("Blocked.Type.{}", kinds().and(self.kinds).words().next()?),
         };
         Some(printable(&reason, FINDING_NAME_BYTES_MAX))
     }

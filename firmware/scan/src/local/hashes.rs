@@ -8,12 +8,13 @@
 //! whoever can make a second file with the digest of a listed one gets it refused.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use md5::{Digest as _, Md5};
 use serde::{Deserialize, Serialize};
 
@@ -135,6 +136,30 @@ impl HashLists {
         self.names.at(name)
     }
 
+    /// For bytes that come in pieces: digests of every kind of which there are entries. (Their size is not
+    /// known, and so cannot save a digest, as it does in [`Self::lookup`].)
+    #[must_use]
+    pub fn digests(&self) -> Digests {
+        Digests {
+            bytes: 0,
+            sha256: (self.sha256.len() > 0).then(|| Context::new(&SHA256)),
+            sha1: (self.sha1.len() > 0).then(|| Context::new(&SHA1_FOR_LEGACY_USE_ONLY)),
+            md5: (self.md5.len() > 0).then(Md5::new),
+        }
+    }
+
+    /// The name of the bytes that were added to these digests, where they are listed.
+    #[must_use]
+    pub fn find(&self, digests: Digests) -> Option<&str> {
+        let Digests { bytes, sha256, sha1, md5 } = digests;
+        let sha = |context: Context| context.finish().as_ref().to_vec();
+        let name = sha256
+            .and_then(|context| self.sha256.find(bytes, || sha(context)))
+            .or_else(|| sha1.and_then(|context| self.sha1.find(bytes, || sha(context))))
+            .or_else(|| md5.and_then(|state| self.md5.find(bytes, || state.finalize().to_vec())))?;
+        self.names.at(name)
+    }
+
     /// How many entries there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -145,6 +170,34 @@ impl HashLists {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// Digests of bytes that come in pieces.
+#[derive(Default)]
+pub struct Digests {
+    bytes: u64,
+    sha256: Option<Context>,
+    sha1: Option<Context>,
+    md5: Option<Md5>,
+}
+
+impl Digests {
+    /// The next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.bytes = self.bytes.saturating_add(bytes.len().try_into().unwrap_or(u64::MAX));
+        for context in [&mut self.sha256, &mut self.sha1].into_iter().flatten() {
+            context.update(bytes);
+        }
+        if let Some(state) = &mut self.md5 {
+            state.update(bytes);
+        }
+    }
+}
+
+impl fmt::Debug for Digests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Digests").field("bytes", &self.bytes).finish_non_exhaustive()
     }
 }
 
@@ -429,6 +482,12 @@ mod tests {
         HashLists::load_within(folder.path(), limits)
     }
 
+    fn find_in_pieces<'a>(lists: &'a HashLists, bytes: &[u8]) -> Option<&'a str> {
+        let mut digests = lists.digests();
+        bytes.chunks(2).for_each(|piece| digests.update(piece));
+        lists.find(digests)
+    }
+
     #[test]
     fn all_digests_in_all_formats_are_found() {
         for (file, line, name) in [
@@ -445,6 +504,8 @@ mod tests {
             let lists = load(&[(file, &format!("# a list\n\n{line}\r\n"))]).unwrap();
             assert_eq!(lists.len(), 1);
             assert_eq!(lists.lookup(b"hello"), Some(name), "{line}");
+            assert_eq!(find_in_pieces(&lists, b"hello"), Some(name), "{line}");
+            assert_eq!(find_in_pieces(&lists, b"hell"), None);
             assert_eq!(lists.lookup(b"hellO"), None);
             assert_eq!(lists.lookup(b""), None);
         }

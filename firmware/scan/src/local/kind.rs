@@ -163,6 +163,10 @@ const VBA_STREAM: &[u8] = b"_\0V\0B\0A\0_\0P\0R\0O\0J\0E\0C\0T\0";
 /// How much of a text is looked at for `<hta:application`, bytes.
 const HTML_BYTES_MAX: usize = 64 * 1024;
 
+/// How much of the start [`is_open`] needs, bytes: all places at which something is looked for, but for
+/// those kinds that it names.
+pub const START_BYTES: usize = HTML_BYTES_MAX;
+
 /// Fewer processors than that are in a fat Mach-O; more is the version of a Java class.
 const ARCHITECTURES_MAX: u32 = 44;
 
@@ -215,6 +219,26 @@ pub fn kinds(bytes: &[u8]) -> KindSet {
         set.insert(Kind::Ace);
     }
     set
+}
+
+/// Whether what follows such a start might change what [`kinds`] says of it. For starts of
+/// [`START_BYTES`] or more.
+#[must_use]
+pub fn is_open(start: &[u8]) -> bool {
+    let unmarked = MARKS.iter().find_map(|mark| start.strip_prefix(*mark)).unwrap_or(start);
+    let text = unmarked.trim_ascii_start();
+    let is_program = start.starts_with(b"MZ") || start.starts_with(b"ZM");
+    start.starts_with(OLE_MAGIC)
+        || start.starts_with(b"PK")
+        || text.is_empty()
+        || text.starts_with(b"{\\rt")
+        || is_program && !is_pe_head_within(start)
+}
+
+/// Whether the place of the PE head is in these bytes.
+fn is_pe_head_within(start: &[u8]) -> bool {
+    let at = u32_at(start, 0x3c, u32::from_le_bytes).and_then(|at| usize::try_from(at).ok());
+    at.and_then(|at| start.get(at..)).is_some_and(|head| head.len() >= b"PE\0\0".len())
 }
 
 /// The DOS head names the place of the PE head (PE format, "MS-DOS stub").
@@ -376,6 +400,28 @@ mod tests {
             let magic = MAGICS.get(magic).map_or_else(|| others[magic - MAGICS.len()], |(magic, _)| magic);
             let set = kinds(&[magic, &rest].concat());
             prop_assert_eq!(set.words().count() > 0, !set.is_empty());
+        }
+    }
+
+    proptest! {
+        /// What is behind a start that is not open changes nothing.
+        #[test]
+        fn a_start_that_is_not_open_says_all(
+            magic in 0..MAGICS.len() + 6, at in 0..200_u32,
+            more in proptest::collection::vec(any::<u8>(), 0..400),
+        ) {
+            let others =
+                [OLE_MAGIC, b"MZ", b"PK", b"\xca\xfe\xba\xbe", b" ", b" \xff\xfe{\\rt"];
+            let magic =
+                MAGICS.get(magic).map_or_else(|| others[magic - MAGICS.len()], |(magic, _)| magic);
+            let mut bytes = magic.to_vec();
+            bytes.resize(START_BYTES, b' ');
+            bytes[0x3c..0x40].copy_from_slice(&(at + 0xff00).to_le_bytes());
+            bytes.extend(more);
+            bytes.extend_from_slice(b"vbaProject.bin\\objPE\0\0<hta:application");
+            bytes.extend_from_slice(VBA_STREAM);
+            let start = &bytes[..START_BYTES];
+            prop_assert!(is_open(start) || kinds(start) == kinds(&bytes));
         }
     }
 

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use spool::{SpoolError, Spooled, Spooler};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, mpsc};
@@ -26,8 +26,8 @@ use tracing::{debug, error, warn};
 
 use super::confine::Confined;
 use super::{
-    Answer, Knowledge, LENGTH_BYTES, Request, WORKER_VERB, WorkerError, checked_length, decode,
-    encode,
+    Answer, HELD_BYTES_MAX, Knowledge, LENGTH_BYTES, PASSES_MAX, Request, STRETCH_BYTES,
+    WORKER_VERB, WorkerError, checked_length, decode, encode,
 };
 use crate::analysis::{Analysis, Export, bounded};
 
@@ -298,7 +298,7 @@ impl Shared {
         let mut worker = Worker { stream, generation, _child: child };
         let ready = async {
             worker.stream.write_all(&knowledge).await?;
-            worker.receive::<Answer>().await
+            receive::<Answer>(&mut worker.stream).await
         };
         match tokio::time::timeout(START_TIME_MAX, ready).await {
             Ok(Ok(Answer::Ready(confined))) => {
@@ -367,41 +367,39 @@ impl Worker {
         exported: &mpsc::Sender<ExportedObject>,
     ) -> Result<Analysis, PoolError> {
         self.ask(mail, export, time).await?;
-        loop {
-            match self.receive().await.map_err(PoolError::Died)? {
-                Answer::Done(analysis) => return Ok(analysis.within(mail.len())),
-                Answer::Object { part, file_name, bytes } => {
-                    let file_name = file_name.map(bounded);
-                    let content = self.object(bytes, spooler).await?;
-                    // Nobody asks any more: the verdict is not awaited.
-                    let _ = exported.send(ExportedObject { part, file_name, content }).await;
-                }
-                Answer::Ready(_) => {
-                    let error = io::Error::from(io::ErrorKind::InvalidData);
-                    return Err(PoolError::Died(error.into()));
-                }
-            }
+        let answers = Answers { mail, spooler, exported };
+        if mail.len() <= HELD_BYTES_MAX {
+            return answers.take(&mut self.stream, None).await;
+        }
+        let (reader, writer) = tokio::io::split(&mut self.stream);
+        // The worker asks when it has read what it asked for before.
+        let (wanted, stretches) = mpsc::channel(1);
+        // Both at once: a worker may have something to say while a stretch is on its way to it.
+        tokio::select! {
+            analysis = answers.take(reader, Some(Wanted::new(wanted, mail.len()))) => analysis,
+            error = send_stretches(writer, mail, stretches) => Err(error),
         }
     }
 
-    /// Sends a mail; a small one in one piece with the request.
+    /// Sends a request, and behind it a mail that is not large: a small one in one piece with it.
     async fn ask(
         &mut self,
         mail: &Spooled,
         export: Export,
         time: Duration,
     ) -> Result<(), PoolError> {
-        let died = |error: io::Error| PoolError::Died(error.into());
         let request = Request::Scan { bytes: mail.len(), export, time };
         let mut frame = encode(&request).map_err(|error| PoolError::Died(error.into()))?;
-        for chunk in mail.chunks() {
-            let chunk = chunk?;
-            if frame.is_empty() {
-                self.stream.write_all(&chunk).await.map_err(died)?;
-            } else {
-                frame.extend_from_slice(&chunk);
-                self.stream.write_all(&frame).await.map_err(died)?;
-                frame.clear();
+        if mail.len() <= HELD_BYTES_MAX {
+            for chunk in mail.chunks() {
+                let chunk = chunk?;
+                if frame.is_empty() {
+                    self.stream.write_all(&chunk).await.map_err(died)?;
+                } else {
+                    frame.extend_from_slice(&chunk);
+                    self.stream.write_all(&frame).await.map_err(died)?;
+                    frame.clear();
+                }
             }
         }
         if !frame.is_empty() {
@@ -409,32 +407,127 @@ impl Worker {
         }
         Ok(())
     }
+}
 
-    async fn object(&mut self, bytes: u64, spooler: &Spooler) -> Result<Spooled, PoolError> {
-        let mut spool = spooler.open();
+fn died(error: io::Error) -> PoolError {
+    PoolError::Died(error.into())
+}
+
+/// Sends every stretch that is wanted of a mail; ends only when that fails.
+async fn send_stretches(
+    mut writer: impl AsyncWrite + Unpin,
+    mail: &Spooled,
+    mut wanted: mpsc::Receiver<u64>,
+) -> PoolError {
+    while let Some(start) = wanted.recv().await {
+        let end = start.saturating_add(STRETCH_BYTES).min(mail.len());
+        let mut at = start;
+        while at < end {
+            let mut chunk = match mail.read_at(at) {
+                Ok(chunk) => chunk,
+                Err(error) => return error.into(),
+            };
+            assert!(!chunk.is_empty(), "what is not behind the end is there");
+            chunk.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
+            if let Err(error) = writer.write_all(&chunk).await {
+                return died(error);
+            }
+            at += chunk.len() as u64;
+        }
+    }
+    // The answers go on, and are the end of it.
+    std::future::pending().await
+}
+
+/// Passes on which stretches a worker wants. It reads hostile bytes: it may not want them for ever.
+struct Wanted {
+    stretches: mpsc::Sender<u64>,
+    mail_bytes: u64,
+    left: u64,
+}
+
+impl Wanted {
+    fn new(stretches: mpsc::Sender<u64>, mail_bytes: u64) -> Self {
+        let left = mail_bytes.div_ceil(STRETCH_BYTES).saturating_mul(PASSES_MAX);
+        Self { stretches, mail_bytes, left }
+    }
+
+    async fn stretch(&mut self, at: u64) -> Result<(), PoolError> {
+        if at >= self.mail_bytes || self.left == 0 {
+            return Err(nonsense());
+        }
+        self.left -= 1;
+        self.stretches.send(at).await.map_err(|_| nonsense())
+    }
+}
+
+/// The worker says what none of ours would.
+fn nonsense() -> PoolError {
+    died(io::ErrorKind::InvalidData.into())
+}
+
+/// What a worker says of a mail.
+struct Answers<'a> {
+    mail: &'a Spooled,
+    spooler: &'a Spooler,
+    exported: &'a mpsc::Sender<ExportedObject>,
+}
+
+impl Answers<'_> {
+    /// Reads them to the last one. `wanted`: the worker may ask for the mail.
+    async fn take(
+        &self,
+        mut reader: impl AsyncRead + Unpin,
+        mut wanted: Option<Wanted>,
+    ) -> Result<Analysis, PoolError> {
+        loop {
+            match receive(&mut reader).await.map_err(PoolError::Died)? {
+                Answer::Done(analysis) => return Ok(analysis.within(self.mail.len())),
+                Answer::Object { part, file_name, bytes } => {
+                    let file_name = file_name.map(bounded);
+                    let content = self.object(&mut reader, bytes).await?;
+                    // Nobody asks any more: the verdict is not awaited.
+                    let _ = self.exported.send(ExportedObject { part, file_name, content }).await;
+                }
+                Answer::More { at } => match &mut wanted {
+                    Some(wanted) => wanted.stretch(at).await?,
+                    None => return Err(nonsense()),
+                },
+                Answer::Ready(_) => return Err(nonsense()),
+            }
+        }
+    }
+
+    async fn object(
+        &self,
+        reader: &mut (impl AsyncRead + Unpin),
+        bytes: u64,
+    ) -> Result<Spooled, PoolError> {
+        let mut spool = self.spooler.open();
         let mut left = bytes;
         let mut buffer = [0; READ_BYTES];
         while left > 0 {
             let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
             let space = buffer.get_mut(..want).unwrap_or_default();
-            let count =
-                self.stream.read(space).await.map_err(|error| PoolError::Died(error.into()))?;
+            let count = reader.read(space).await.map_err(died)?;
             if count == 0 {
-                return Err(PoolError::Died(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
+                return Err(died(io::ErrorKind::UnexpectedEof.into()));
             }
             spool.write(space.get(..count).unwrap_or_default())?;
             left -= count as u64;
         }
         Ok(spool.finish())
     }
+}
 
-    async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, WorkerError> {
-        let mut length = [0; LENGTH_BYTES];
-        self.stream.read_exact(&mut length).await?;
-        let mut body = vec![0; checked_length(length, ANSWER_BYTES_MAX)?];
-        self.stream.read_exact(&mut body).await?;
-        Ok(decode(&body)?)
-    }
+async fn receive<T: DeserializeOwned>(
+    reader: &mut (impl AsyncRead + Unpin),
+) -> Result<T, WorkerError> {
+    let mut length = [0; LENGTH_BYTES];
+    reader.read_exact(&mut length).await?;
+    let mut body = vec![0; checked_length(length, ANSWER_BYTES_MAX)?];
+    reader.read_exact(&mut body).await?;
+    Ok(decode(&body)?)
 }
 
 /// An error and its causes on one line.
@@ -448,3 +541,6 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     }
     line
 }
+
+#[cfg(test)]
+mod tests;

@@ -78,6 +78,38 @@ async fn objects_are_handed_out_as_far_as_they_are_asked_for() {
     assert_eq!((objects[1].part, objects[1].file_name.as_deref()), (2, Some("a.bin")));
 }
 
+/// A text, and an attachment of that many bytes which ends in the test file.
+fn large(bytes: usize) -> Vec<u8> {
+    let filler = b"The quick brown fox. ".iter().copied().cycle().take(bytes);
+    attachment("a.bin", &filler.chain(eicar()).collect::<Vec<u8>>())
+}
+
+#[tokio::test]
+async fn a_mail_that_is_not_held_is_looked_at_all_the_same() {
+    let needs_whole = "rule whole { strings: $a = \"quick\" condition: $a and filesize < 1KB }";
+    for rules in [&[][..], &[("a.yar", needs_whole)]] {
+        let workers = Workers::new(Isolation::Thread, 1, &knowledge(rules, &[".exe"])).unwrap();
+        let mail = large(3_000_000);
+        assert!(mail.len() as u64 > 2 * HELD_BYTES_MAX);
+        for _ in 0..2 {
+            let (analysis, _) = scan(&workers, &mail, Export::Nothing).await;
+            let found = analysis.found.unwrap();
+            assert_eq!((found.name.as_str(), found.part), ("EICAR-Test-File", 2));
+            let (analysis, _) =
+                scan(&workers, b"Subject: x\r\n\r\nhello\r\n", Export::Nothing).await;
+            assert_eq!((analysis.found, analysis.parts), (None, 1));
+        }
+        let mut clean = mail;
+        let end = clean.len() - 200;
+        clean.truncate(end);
+        let (analysis, objects) = scan(&workers, &clean, Export::Parts).await;
+        assert_eq!((analysis.found, analysis.objects), (None, 3));
+        let bytes: u64 = objects.iter().map(|object| object.content.len()).sum();
+        assert!(bytes > 2_900_000, "{bytes}");
+        assert_eq!((workers.numbers().started, workers.numbers().died), (1, 0));
+    }
+}
+
 #[tokio::test]
 async fn new_knowledge_reaches_the_next_mail() {
     let workers = workers(1);
