@@ -16,8 +16,7 @@ fn main() -> std::io::Result<()> {
             let mut lines = Vec::new();
             let troubles = unpack(&bytes, format, &mut budget, &mut |member| {
                 let odd = if member.is_odd { " odd" } else { "" };
-                let repeat = if member.is_repeat { " repeat" } else { "" };
-                lines.push(format!("  {:?} {}{odd}{repeat}", member.names, member.bytes.len()));
+                lines.push(format!("  {:?} {}{odd}", member.names, member.bytes.len()));
                 ControlFlow::Continue(())
             });
             writeln!(out, " {}", format.name())?;

@@ -1,8 +1,6 @@
 //! What all containers of one mail may cost together.
 
-use std::collections::HashSet;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 /// Says whether time is over; asked between steps of at most 64 KiB of output.
@@ -73,8 +71,6 @@ pub struct Budget {
     stop: Stop,
     members: u32,
     bytes: usize,
-    hasher: RandomState,
-    seen: HashSet<(usize, u64)>,
 }
 
 impl fmt::Debug for Budget {
@@ -90,8 +86,7 @@ impl fmt::Debug for Budget {
 impl Budget {
     /// Nothing used yet.
     pub fn new(limits: Limits, stop: Stop) -> Self {
-        let (hasher, seen) = (RandomState::new(), HashSet::new());
-        Self { limits, stop, members: 0, bytes: 0, hasher, seen }
+        Self { limits, stop, members: 0, bytes: 0 }
     }
 
     /// What it was made with.
@@ -142,11 +137,5 @@ impl Budget {
     /// How many bytes one more member may have.
     pub(crate) fn bytes_left(&self) -> usize {
         self.limits.bytes_max.saturating_sub(self.bytes).min(self.limits.member_bytes_max)
-    }
-
-    /// Whether this content was seen before. The hash is keyed with numbers that nobody outside
-    /// knows, so that no content can be made to look like another.
-    pub(crate) fn is_repeat(&mut self, bytes: &[u8]) -> bool {
-        !self.seen.insert((bytes.len(), self.hasher.hash_one(bytes)))
     }
 }

@@ -55,10 +55,6 @@ pub struct Member {
     /// It came from a reading that differs from the usual one, such as a local header of a zip
     /// that its central directory does not name.
     pub is_odd: bool,
-    /// The same content was handed out before for this budget. Its names are still to be looked
-    /// at; its content need not be, which keeps containers that can be read twice from doubling
-    /// the work at every depth.
-    pub is_repeat: bool,
 }
 
 /// Something in a container that was not looked at.

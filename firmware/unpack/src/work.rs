@@ -172,9 +172,7 @@ impl<'a> Work<'a> {
 
     /// Hands out a member that was counted.
     pub(crate) fn hand_out(&mut self, names: Vec<String>, bytes: Vec<u8>, is_odd: bool) {
-        let is_repeat = self.budget.is_repeat(&bytes);
-        let member = Member { names, bytes, is_odd, is_repeat };
-        self.is_over |= (self.found)(member).is_break();
+        self.is_over |= (self.found)(Member { names, bytes, is_odd }).is_break();
     }
 
     /// Reads a decoder to its end, as a member of these names.

@@ -457,11 +457,3 @@ fn the_caller_may_stop() {
     });
     assert_eq!(count, 1);
 }
-
-#[test]
-fn the_same_content_is_told() {
-    let archive = zip(&[eicar(), Entry::new("again.com", EICAR, STORED)]);
-    let found = walk(&archive);
-    let repeats: Vec<bool> = found.members.iter().map(|member| member.is_repeat).collect();
-    assert_eq!(repeats, [false, true]);
-}

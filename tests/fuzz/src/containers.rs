@@ -1,5 +1,6 @@
 //! Containers of any bytes, and what comes out of them, within a small budget.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -20,10 +21,10 @@ const DEPTH_MAX: usize = 3;
 /// A file of any kind, in all readings, and the files in it.
 pub(crate) fn containers(bytes: &[u8]) {
     let mut budget = Budget::new(LIMITS, Arc::new(|| false));
-    open(bytes, DEPTH_MAX, &mut budget);
+    open(bytes, DEPTH_MAX, &mut budget, &mut HashSet::new());
 }
 
-fn open(bytes: &[u8], depth: usize, budget: &mut Budget) {
+fn open(bytes: &[u8], depth: usize, budget: &mut Budget, seen: &mut HashSet<Vec<u8>>) {
     for format in formats(bytes) {
         let mut members = Vec::new();
         let mut found = |member: unpack::Member| {
@@ -38,8 +39,8 @@ fn open(bytes: &[u8], depth: usize, budget: &mut Budget) {
         }
         for member in members {
             assert!(member.bytes.len() <= LIMITS.member_bytes_max, "{}", member.bytes.len());
-            if depth > 0 && !member.is_repeat {
-                open(&member.bytes, depth - 1, budget);
+            if depth > 0 && seen.insert(member.bytes.clone()) {
+                open(&member.bytes, depth - 1, budget, seen);
             }
         }
     }

@@ -7,6 +7,7 @@
 )]
 #![allow(clippy::print_stdout, reason = "a test that is skipped says so")]
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,11 +73,17 @@ pub fn walk(bytes: &[u8]) -> Found {
 
 pub fn walk_within(bytes: &[u8], budget: &mut Budget) -> Found {
     let mut found = Found::default();
-    step(bytes, 0, budget, &mut found);
+    step(bytes, 0, budget, &mut HashSet::new(), &mut found);
     found
 }
 
-fn step(bytes: &[u8], depth: usize, budget: &mut Budget, found: &mut Found) {
+fn step(
+    bytes: &[u8],
+    depth: usize,
+    budget: &mut Budget,
+    seen: &mut HashSet<Vec<u8>>,
+    found: &mut Found,
+) {
     assert!(is_suspect(bytes) || formats(bytes).is_empty(), "would be missed in windows");
     if depth == 0 {
         let behind = [&[b' '; watch::START_BYTES], bytes].concat();
@@ -94,8 +101,8 @@ fn step(bytes: &[u8], depth: usize, budget: &mut Budget, found: &mut Found) {
             }
         }
         for member in members {
-            if depth < DEPTH_MAX && !member.is_repeat {
-                step(&member.bytes, depth + 1, budget, found);
+            if depth < DEPTH_MAX && seen.insert(member.bytes.clone()) {
+                step(&member.bytes, depth + 1, budget, seen, found);
             }
             found.members.push(member);
         }
