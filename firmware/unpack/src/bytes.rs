@@ -60,6 +60,39 @@ pub(crate) fn before_nul(bytes: &[u8]) -> &[u8] {
 /// or the last, so these are among them.
 const NAMES_MAX: usize = 64;
 
+/// Without the zeros that they begin with.
+pub(crate) fn without_zeros(bytes: &[u8]) -> &[u8] {
+    let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+    bytes.get(zeros..).unwrap_or_default()
+}
+
+/// Whether a text begins with this word, in letters of either case.
+pub(crate) fn starts_with_word(bytes: &[u8], word: &[u8]) -> bool {
+    bytes.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
+}
+
+/// Where the first of a word stands, in letters of either case.
+pub(crate) fn find_word(bytes: &[u8], word: &[u8]) -> Option<usize> {
+    let first = *word.first()?;
+    memchr::memchr2_iter(first.to_ascii_lowercase(), first.to_ascii_uppercase(), bytes)
+        .find(|at| starts_with_word(bytes.get(*at..).unwrap_or_default(), word))
+}
+
+/// A text of 8 bits a character: one in UTF-16 with each character that is not ASCII as `?`, any
+/// other as it is, without its byte order mark.
+pub(crate) fn narrow(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let (units, read): (_, fn([u8; 2]) -> u16) = match bytes {
+        [0xff, 0xfe, rest @ ..] => (rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => (rest, u16::from_be_bytes),
+        [b'<', 0, ..] => (bytes, u16::from_le_bytes),
+        [0, b'<', ..] => (bytes, u16::from_be_bytes),
+        _ => return bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).into(),
+    };
+    let (units, _) = units.as_chunks::<2>();
+    let char = |unit: &[u8; 2]| u8::try_from(read(*unit)).unwrap_or(b'?');
+    units.iter().map(char).collect::<Vec<u8>>().into()
+}
+
 /// Adds a name, unless it is empty or there. Beyond [`NAMES_MAX`] it takes the place of the last.
 pub(crate) fn add_name<'a>(names: &mut Vec<String>, name: impl Into<Cow<'a, str>>) {
     let name = name.into();
@@ -95,6 +128,23 @@ mod tests {
         assert_eq!(u32_le(b"\x01\0\0\0", 0), Some(1));
         assert_eq!(u32_le(b"\x01\0\0\0", 1), None);
         assert_eq!(length(u64::MAX), usize::MAX);
+    }
+
+    #[test]
+    fn words_are_found_in_either_case() {
+        assert_eq!(find_word(b"a DaTa:", b"data:"), Some(2));
+        assert_eq!(find_word(b"dat", b"data:"), None);
+        assert!(starts_with_word(b"BEGIN x", b"begin"));
+        assert_eq!(without_zeros(b"\0\0a\0"), b"a\0");
+    }
+
+    #[test]
+    fn texts_in_utf_16_are_made_narrow() {
+        for wide in [&b"\xff\xfe<\0\x42\x30>\0"[..], b"\xfe\xff\0<\x30\x42\0>", b"<\0\x42\x30>\0x"]
+        {
+            assert_eq!(*narrow(wide), *b"<?>");
+        }
+        assert_eq!(*narrow(b"\xef\xbb\xbf<a>"), *b"<a>");
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Tells containers by their bytes, whatever they are called.
 
-use crate::bytes::{length, piece, u16_le, u32_le, u64_le};
-use crate::{cab, iso, lha, ole, onenote, pdf, rar, rtf, sevenz, tar, tnef, unix, zip};
+use crate::bytes::{length, u32_le, u64_le};
+use crate::{
+    base64, cab, card, cms, foreign, iso, lha, lz4, markup, ole, onenote, openpgp, pdf, rar, rtf,
+    sevenz, tar, tnef, unix, zip, zlib,
+};
 
 /// A kind of container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,6 +49,24 @@ pub enum Format {
     Rtf,
     /// OneNote section, for the files embedded in it.
     OneNote,
+    /// LZ4.
+    Lz4,
+    /// A zlib stream by itself.
+    Zlib,
+    /// ActiveMime: macros beside an Office document that is a web page or XML.
+    ActiveMime,
+    /// Flash that is packed.
+    Flash,
+    /// OpenPGP message: packed or signed ones are read, encrypted ones named.
+    OpenPgp,
+    /// CMS, PKCS#7: signed and packed files are read, encrypted ones named.
+    Cms,
+    /// Base64 in a text, or a text that is nothing else.
+    Base64,
+    /// Calendar or address card, for the files in its lines.
+    Card,
+    /// HTML, SVG, XML, for the files in addresses and elements.
+    Markup,
     /// ISO 9660 image. UDF is recognised, not read.
     Iso,
     /// ARJ; recognised, not read.
@@ -58,8 +79,6 @@ pub enum Format {
     Zoo,
     /// StuffIt; recognised, not read.
     StuffIt,
-    /// LZ4 frames; recognised, not read.
-    Lz4,
     /// Lzop; recognised, not read.
     Lzop,
     /// Xar; recognised, not read.
@@ -76,11 +95,26 @@ pub enum Format {
     Chm,
     /// Squashfs; recognised, not read.
     SquashFs,
+    /// ARC; recognised, not read.
+    Arc,
+    /// What Windows' `expand` opens beside cabinets (SZDD, KWAJ); recognised, not read.
+    Expand,
+    /// Images of disks and file systems, and those of other virtual machines; recognised, not read.
+    Disk,
+    /// Outlook's files of folders (`.pst`, `.dbx`); recognised, not read.
+    MailStore,
+    /// Access database, in which there may be files; recognised, not read.
+    Access,
+    /// Program that installs what is packed in it (NSIS, Inno Setup); recognised, not read.
+    Installer,
+    /// Archives that are seldom seen: FreeArc, ZPAQ, lrzip, Snappy, LZFSE, Apple's, UHarc;
+    /// recognised, not read.
+    Other,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 50] = [
         Self::Zip,
         Self::Gzip,
         Self::Bzip2,
@@ -101,13 +135,21 @@ impl Format {
         Self::Pdf,
         Self::Rtf,
         Self::OneNote,
+        Self::Lz4,
+        Self::Zlib,
+        Self::ActiveMime,
+        Self::Flash,
+        Self::OpenPgp,
+        Self::Cms,
+        Self::Base64,
+        Self::Card,
+        Self::Markup,
         Self::Iso,
         Self::Arj,
         Self::Ace,
         Self::Alz,
         Self::Zoo,
         Self::StuffIt,
-        Self::Lz4,
         Self::Lzop,
         Self::Xar,
         Self::Rpm,
@@ -116,6 +158,13 @@ impl Format {
         Self::Wim,
         Self::Chm,
         Self::SquashFs,
+        Self::Arc,
+        Self::Expand,
+        Self::Disk,
+        Self::MailStore,
+        Self::Access,
+        Self::Installer,
+        Self::Other,
     ];
 
     /// Its name, for logs and counters: lower case, no blanks.
@@ -156,7 +205,38 @@ impl Format {
             Self::Wim => "wim",
             Self::Chm => "chm",
             Self::SquashFs => "squashfs",
+            Self::Zlib => "zlib",
+            Self::ActiveMime => "activemime",
+            Self::Flash => "flash",
+            Self::OpenPgp => "openpgp",
+            Self::Cms => "cms",
+            Self::Base64 => "base64",
+            Self::Card => "card",
+            Self::Markup => "markup",
+            Self::Arc => "arc",
+            Self::Expand => "expand",
+            Self::Disk => "disk",
+            Self::MailStore => "mailstore",
+            Self::Access => "access",
+            Self::Installer => "installer",
+            Self::Other => "other",
         }
+    }
+
+    /// Whether it packs the one file whose name, less its end, is that of the content.
+    pub fn is_stream(self) -> bool {
+        matches!(
+            self,
+            Self::Gzip
+                | Self::Bzip2
+                | Self::Xz
+                | Self::Lzma
+                | Self::Lzip
+                | Self::Zstd
+                | Self::Compress
+                | Self::Lz4
+                | Self::Zlib
+        )
     }
 
     /// Whether [`crate::unpack`] opens it; the others it says to be unsupported.
@@ -166,7 +246,7 @@ impl Format {
 }
 
 /// How formats begin that are told by that alone.
-const MAGICS: [(&[u8], Format); 26] = [
+const MAGICS: [(&[u8], Format); 10] = [
     (b"\x1f\x8b\x08", Format::Gzip),
     (b"\xfd7zXZ\0", Format::Xz),
     (b"LZIP\x01", Format::Lzip),
@@ -176,23 +256,7 @@ const MAGICS: [(&[u8], Format); 26] = [
     (ole::MAGIC, Format::Ole),
     (rtf::MAGIC, Format::Rtf),
     (onenote::MAGIC, Format::OneNote),
-    (b"ALZ\x01", Format::Alz),
-    (b"EGGA", Format::Alz),
-    (b"StuffIt (c)1997", Format::StuffIt),
-    (b"StuffIt!", Format::StuffIt),
-    (b"SITX", Format::StuffIt),
-    (b"\x04\x22\x4d\x18", Format::Lz4),
-    (b"\x02\x21\x4c\x18", Format::Lz4),
-    (b"\x89LZO\0\r\n\x1a\n", Format::Lzop),
-    (b"xar!", Format::Xar),
-    (b"\xed\xab\xee\xdb", Format::Rpm),
-    (b"conectix", Format::Vhd),
-    (b"vhdxfile", Format::Vhd),
-    (b"MSWIM\0\0\0", Format::Wim),
-    (b"ITSF\x03\0\0\0", Format::Chm),
-    (b"ITSF\x02\0\0\0", Format::Chm),
-    (b"hsqs", Format::SquashFs),
-    (b"sqsh", Format::SquashFs),
+    (zlib::ACTIVE_MIME, Format::ActiveMime),
 ];
 
 /// Which containers these bytes are: more than one where they can be read as several, such as a
@@ -219,21 +283,25 @@ pub fn formats(bytes: &[u8]) -> Vec<Format> {
     add(Format::SevenZip, !sevenz::starts(bytes).is_empty());
     add(Format::Cab, !cab::starts(bytes).is_empty());
     add(Format::Pdf, pdf::is_pdf(bytes));
-    add(Format::Lha, lha::is_lha(bytes));
+    add(Format::Lha, lha::start(bytes).is_some());
     add(Format::Bzip2, is_bzip2(bytes));
     add(Format::Zstd, is_skippable_zstd(bytes));
     add(
         Format::Compress,
         matches!(bytes, [0x1f, 0x9d, flags, ..] if (9..=16).contains(&(flags & 0x1f))),
     );
-    add(Format::Arj, is_arj(bytes));
-    add(Format::Ace, piece(bytes, 7, 7) == Some(b"**ACE**"));
-    add(Format::Zoo, piece(bytes, 20, 4) == Some(b"\xdc\xa7\xc4\xfd"));
-    add(Format::StuffIt, bytes.starts_with(b"SIT!") && piece(bytes, 10, 4) == Some(b"rLau"));
+    add(Format::Lz4, lz4::is_lz4(bytes));
+    add(Format::Zlib, zlib::is_zlib(bytes));
+    add(Format::Flash, zlib::is_flash(bytes));
+    add(Format::OpenPgp, openpgp::is_openpgp(bytes));
+    add(Format::Cms, cms::is_cms(bytes));
+    add(Format::Base64, base64::is_base64(bytes));
+    add(Format::Card, card::is_card(bytes));
+    add(Format::Markup, markup::is_markup(bytes));
     add(Format::Iso, iso::is_iso(bytes));
-    let footer = bytes.len().checked_sub(512).and_then(|at| piece(bytes, at, 8));
-    add(Format::Vhd, footer == Some(b"conectix"));
-    add(Format::Dmg, footer.is_some_and(|footer| footer.starts_with(b"koly\0\0\0\x04")));
+    for format in foreign::formats(bytes) {
+        add(format, true);
+    }
     if formats.is_empty() && is_lzma(bytes) {
         formats.push(Format::Lzma);
     }
@@ -266,17 +334,6 @@ fn is_skippable_zstd(bytes: &[u8]) -> bool {
     }
     let next = u32_le(bytes, 4).map_or(usize::MAX, length).saturating_add(8);
     matches!(u32_le(bytes, next), Some(0xfd2f_b528 | 0x184d_2a50..=0x184d_2a5f))
-}
-
-/// A main header whose checksum is right.
-fn is_arj(bytes: &[u8]) -> bool {
-    const HEADER_BYTES_MAX: u16 = 2600;
-    let size = u16_le(bytes, 2).filter(|size| (1..=HEADER_BYTES_MAX).contains(size));
-    bytes.starts_with(b"\x60\xea")
-        && size.is_some_and(|size| {
-            let size = usize::from(size);
-            piece(bytes, 4, size).map(crc32fast::hash) == u32_le(bytes, 4 + size)
-        })
 }
 
 /// LZMA alone has no mark: a byte of properties, a dictionary of a usual size, a size that is not

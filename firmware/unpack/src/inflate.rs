@@ -69,6 +69,32 @@ impl<D: Decoder> Source for Stream<'_, D> {
     }
 }
 
+/// Bytes of input and output by which [`trial`] tells whether something is a stream.
+const TRIAL_INPUT_BYTES: usize = 64 * 1024;
+const TRIAL_OUTPUT_BYTES: usize = 4096;
+
+/// Decodes the beginning of what may be a stream: how that went, and what came out. Broken also
+/// where the bytes end within it; going where there is more of it than is tried.
+pub(crate) fn trial(bytes: &[u8], mut decoder: impl Decoder) -> (State, Vec<u8>) {
+    let window = bytes.get(..TRIAL_INPUT_BYTES).unwrap_or(bytes);
+    let mut output = vec![0; TRIAL_OUTPUT_BYTES];
+    let (mut consumed, mut produced) = (0, 0);
+    let state = loop {
+        let input = window.get(consumed..).unwrap_or_default();
+        let step = decoder.step(input, output.get_mut(produced..).unwrap_or_default());
+        consumed += step.consumed;
+        produced += step.produced;
+        if step.state != State::Going || produced == output.len() {
+            break step.state;
+        }
+        if step.consumed == 0 && step.produced == 0 {
+            break if window.len() < bytes.len() { State::Going } else { State::Broken };
+        }
+    };
+    output.truncate(produced);
+    (state, output)
+}
+
 /// Deflate (RFC 1951), without a wrapper.
 pub(crate) struct Deflate(flate2::Decompress);
 

@@ -1,6 +1,6 @@
-//! LHA (LZH), by `delharc`.
+//! LHA (LZH), by `delharc`, also behind a program that unpacks it.
 
-use crate::bytes::{add_name, before_nul, length, piece_or_less, text};
+use crate::bytes::{add_name, before_nul, length, piece, piece_or_less, text, u16_le, u32_le};
 use crate::work::{End, Sized, Work};
 use delharc::decode::{DecoderAny, LhaDecodeReader};
 use delharc::header::LhaHeader;
@@ -13,14 +13,46 @@ const STEP_BYTES: usize = 512;
 const EXTRA_NAME: u8 = 1;
 const EXTRA_DIRECTORY: u8 = 2;
 
+/// Places in a program where an archive may begin that are tried.
+const MARKS_MAX: usize = 4096;
+/// Bytes of a header before its method.
+const METHOD_AT: usize = 2;
+
+/// Where the archive begins: at the start of the bytes, or behind a program that unpacks them.
+pub(crate) fn start(bytes: &[u8]) -> Option<usize> {
+    if !bytes.starts_with(b"MZ") {
+        return is_lha(bytes).then_some(0);
+    }
+    memchr::memmem::find_iter(bytes, b"-lh")
+        .take(MARKS_MAX)
+        .filter_map(|at| at.checked_sub(METHOD_AT))
+        .find(|at| bytes.get(*at..).is_some_and(is_checked))
+}
+
+/// Whether a header stands here whose sum is right, or in the form without one, whose size fits.
+fn is_checked(bytes: &[u8]) -> bool {
+    const SIZES: std::ops::RangeInclusive<u16> = 24..=4096;
+    is_lha(bytes)
+        && match bytes {
+            [size, sum, ..] if bytes.get(20).is_some_and(|level| *level < 2) => {
+                let header = piece(bytes, METHOD_AT, usize::from(*size)).unwrap_or_default();
+                header.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)) == *sum
+            }
+            _ => {
+                let packed = u32_le(bytes, 7).map_or(usize::MAX, length);
+                packed < bytes.len() && u16_le(bytes, 0).is_some_and(|size| SIZES.contains(&size))
+            }
+        }
+}
+
 /// Whether an archive begins here: a method's name stands behind size and checksum.
-pub(crate) fn is_lha(bytes: &[u8]) -> bool {
+fn is_lha(bytes: &[u8]) -> bool {
     matches!(bytes.get(2..7), Some([b'-', b'l' | b'p', b'h' | b'z' | b'm', _, b'-']))
         && bytes.get(20).is_some_and(|level| *level <= 3)
 }
 
 pub(crate) fn unpack(bytes: &[u8], work: &mut Work<'_>) {
-    let mut rest = bytes;
+    let mut rest = bytes.get(start(bytes).unwrap_or(0)..).unwrap_or_default();
     while !work.is_over() {
         let header = match LhaHeader::read(&mut rest) {
             Ok(Some(header)) => header,

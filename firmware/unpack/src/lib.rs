@@ -14,16 +14,23 @@
 //! depend on any other crate of the workspace.
 #![forbid(unsafe_code)]
 
+mod base64;
 mod budget;
 mod bytes;
 mod cab;
+mod card;
+mod cms;
 mod compound;
 mod detect;
+mod foreign;
 mod inflate;
 mod iso;
 mod lha;
+mod lz4;
+mod markup;
 mod ole;
 mod onenote;
+mod openpgp;
 mod ovba;
 mod pdf;
 mod rar;
@@ -36,6 +43,7 @@ mod unix;
 pub mod watch;
 mod work;
 mod zip;
+mod zlib;
 
 pub use budget::{Budget, LimitKind, Limits, Stop};
 pub use detect::{Format, formats};
@@ -134,6 +142,15 @@ fn dispatch(bytes: &[u8], format: Format, work: &mut Work<'_>) {
         Format::Pdf => pdf::unpack(bytes, work),
         Format::Rtf => rtf::unpack(bytes, work),
         Format::OneNote => onenote::unpack(bytes, work),
+        Format::Lz4 => lz4::unpack(bytes, work),
+        Format::Zlib => zlib::zlib(bytes, work),
+        Format::ActiveMime => zlib::active_mime(bytes, work),
+        Format::Flash => zlib::flash(bytes, work),
+        Format::OpenPgp => openpgp::unpack(bytes, work),
+        Format::Cms => cms::unpack(bytes, work),
+        Format::Base64 => base64::unpack(bytes, work),
+        Format::Card => card::unpack(bytes, work),
+        Format::Markup => markup::unpack(bytes, work),
         Format::Iso => iso::unpack(bytes, work),
         _ => work.unsupported("the format"),
     }

@@ -2,9 +2,12 @@
 //! of macros in the newer ones. Every stream is a member; what streams of known kinds wrap is one
 //! too.
 
-use crate::bytes::{add_name, before_nul, length, piece_or_less, text, text_utf16, u16_le, u32_le};
+use crate::bytes::{
+    add_name, before_nul, length, piece, piece_or_less, text, text_utf16, u16_le, u32_le,
+};
+use crate::inflate::{Deflate, Stream};
 use crate::work::{End, Sized, Work};
-use crate::{compound, ovba};
+use crate::{compound, ovba, zlib};
 use std::collections::HashMap;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -52,6 +55,10 @@ type ReadStream<'a> = dyn FnMut(usize, &mut Work<'_>) -> (Vec<u8>, End) + 'a;
 
 fn streams(paths: &[String], read: &mut ReadStream<'_>, work: &mut Work<'_>) {
     let names = attachment_names(paths, read, work);
+    let hangul = hangul_header(paths, read, work);
+    if hangul == Some(Hangul::Encrypted) {
+        work.encrypted();
+    }
     for (index, path) in paths.iter().enumerate() {
         let (parent, own) = path.rsplit_once('/').unwrap_or(("", path));
         if own == ENCRYPTED {
@@ -65,6 +72,11 @@ fn streams(paths: &[String], read: &mut ReadStream<'_>, work: &mut Work<'_>) {
             work.damaged("a stream is cut off");
         }
         look_inside(own, &content, work);
+        if hangul == Some(Hangul::Packed) {
+            let names = vec![path.trim_start_matches('/').to_owned()];
+            // Which streams are packed is not said here: those that are not break off.
+            inflated(names, &content, work);
+        }
         let names = match names.get(parent) {
             Some(names) if own == ATTACHMENT => names.clone(),
             _ => vec![path.trim_start_matches('/').to_owned()],
@@ -85,6 +97,15 @@ fn look_inside(name: &str, content: &[u8], work: &mut Work<'_>) {
             work.encrypted();
         }
         "Workbook" | "Book" if is_encrypted_workbook(content) => work.encrypted(),
+        // The token of an encrypted presentation ([MS-PPT] section 2.3.2).
+        "Current User" if u32_le(content, 12) == Some(0xf3d1_c4df) => work.encrypted(),
+        "PowerPoint Document" => {
+            for packed in packed_objects(content) {
+                if inflated(Vec::new(), packed, work) == End::Broken {
+                    work.damaged("a packed object");
+                }
+            }
+        }
         _ => {
             for packed in ovba::modules(content) {
                 let mut decoder = ovba::Decoder::new(packed);
@@ -93,6 +114,68 @@ fn look_inside(name: &str, content: &[u8], work: &mut Work<'_>) {
             }
         }
     }
+}
+
+/// Hands out what some bytes inflate to, if that is anything, and a document behind its length.
+fn inflated(names: Vec<String>, packed: &[u8], work: &mut Work<'_>) -> End {
+    const LENGTH_BYTES: usize = 4;
+    if !work.begin() {
+        return End::Limit;
+    }
+    let (content, end) = work.read(&mut Stream::new(packed, Deflate::new()));
+    if let Some(inner) = content.get(LENGTH_BYTES..).filter(|inner| inner.starts_with(MAGIC)) {
+        work.slice(names.clone(), inner, false);
+    }
+    if !content.is_empty() {
+        work.hand_out(names, content, false);
+    }
+    end
+}
+
+/// What the header of a Hangul document says, if this is one.
+fn hangul_header(
+    paths: &[String],
+    read: &mut ReadStream<'_>,
+    work: &mut Work<'_>,
+) -> Option<Hangul> {
+    let at = paths.iter().position(|path| path.trim_start_matches('/') == "FileHeader")?;
+    if !work.begin() {
+        return None;
+    }
+    hangul(&read(at, work).0)
+}
+
+/// The embedded objects of a presentation ([MS-PPT] section 2.10.34) that are packed: what follows
+/// their headers in the stream of the document.
+fn packed_objects(document: &[u8]) -> impl Iterator<Item = &[u8]> {
+    /// Version 0, instance 1 (packed), ExOleObjStg.
+    const HEADER: &[u8] = b"\x10\0\x11\x10";
+    const SIZE_BYTES: usize = 4;
+    memchr::memmem::find_iter(document, HEADER).filter_map(|at| {
+        let size = length(u32_le(document, at + HEADER.len())?);
+        let begin = at + HEADER.len() + SIZE_BYTES;
+        let object = document.get(begin..begin.saturating_add(size).min(document.len()))?;
+        object.get(SIZE_BYTES..).filter(|packed| zlib::is_header(packed))?.get(zlib::HEADER_BYTES..)
+    })
+}
+
+/// What the header of a Hangul document says of its other streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hangul {
+    Plain,
+    Packed,
+    Encrypted,
+}
+
+/// Reads the stream `FileHeader` of a Hangul document (HWP 5.0 section 3.2.1).
+fn hangul(header: &[u8]) -> Option<Hangul> {
+    piece(header, 0, 17).filter(|name| *name == b"HWP Document File")?;
+    let flags = u16_le(header, 36)?;
+    Some(match (flags & 2 != 0, flags & 1 != 0) {
+        (true, _) => Hangul::Encrypted,
+        (false, true) => Hangul::Packed,
+        (false, false) => Hangul::Plain,
+    })
 }
 
 /// The names and the content of an embedded file ([MS-OLEDS] section 2.3.6, and what the packager

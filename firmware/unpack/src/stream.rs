@@ -1,12 +1,15 @@
 //! Formats that pack one stream of bytes: gzip, bzip2, xz, lzma, lzip, zstd, compress.
 //!
-//! Each may hold several streams one after the other. Programs either join them or stop after the
-//! first; what is handed out is the join, which begins with the first. What follows the last is
-//! read by no program, unless it is a container of its own. Checksums are not looked at: programs
-//! hand out what they decoded all the same.
+//! Each may hold several streams one after the other, with zeros between them (tapes pad, and some
+//! programs pass over that). Programs either join them or stop after the first; what is handed out
+//! is the join, which begins with the first. What follows the last is read by no program, unless it
+//! is a container of its own. Checksums are not looked at: programs hand out what they decoded all
+//! the same.
 
 use crate::LimitKind;
-use crate::bytes::{add_name, before_nul, length, piece, text, u16_le, u32_le, u64_le};
+use crate::bytes::{
+    add_name, before_nul, length, piece, text, u16_le, u32_le, u64_le, without_zeros,
+};
 use crate::inflate::{Bzip2, Decoder, Deflate, Stream};
 use crate::work::{End, Sized, Source, Work};
 use lzma_rust2::{LzipReader, LzmaReader, XzReader};
@@ -83,6 +86,8 @@ impl<'a, D: Decoder, F: FnMut(&'a [u8]) -> Option<(usize, D, usize)>> Joined<'a,
         let is_first = self.current.is_none();
         if let Some(stream) = self.current.take() {
             self.at = self.at.saturating_add(stream.consumed()).saturating_add(self.trailer_bytes);
+            let rest = self.bytes.get(self.at..).unwrap_or_default();
+            self.at = self.bytes.len() - without_zeros(rest).len();
         }
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         match (self.begin)(rest) {
@@ -126,7 +131,7 @@ impl<'a, D: Decoder, F: FnMut(&'a [u8]) -> Option<(usize, D, usize)>> Source for
     }
 }
 
-/// Xz, with padding between streams (xz file format 1.2, section 2.2).
+/// Xz, with padding between streams (xz file format 1.2, section 2.2), of any length.
 pub(crate) fn xz(bytes: &[u8], work: &mut Work<'_>) {
     let mut source = XzStreams { rest: bytes, reader: None, total: bytes.len(), kib: kib(work) };
     let Some((content, end)) = read(&mut source, work) else { return };
@@ -151,10 +156,7 @@ impl Read for XzStreams<'_> {
                 }
             }
             if let Some(reader) = self.reader.take() {
-                self.rest = reader.into_inner();
-                while self.rest.starts_with(&[0; 4]) {
-                    self.rest = self.rest.get(4..).unwrap_or_default();
-                }
+                self.rest = without_zeros(reader.into_inner());
                 if !self.rest.starts_with(b"\xfd7zXZ\0") {
                     self.rest = &[];
                 }
@@ -291,7 +293,7 @@ impl Read for ZstdFrames<'_> {
                 }
             }
             if let Some(frame) = self.frame.take() {
-                self.rest = frame.into_inner();
+                self.rest = without_zeros(frame.into_inner());
             }
             if !self.next()? {
                 return Ok(0);
@@ -465,11 +467,11 @@ fn kib(work: &Work<'_>) -> u32 {
 }
 
 /// Reads the one member of such a format.
-fn read(source: &mut dyn Source, work: &mut Work<'_>) -> Option<(Vec<u8>, End)> {
+pub(crate) fn read(source: &mut dyn Source, work: &mut Work<'_>) -> Option<(Vec<u8>, End)> {
     work.begin().then(|| work.read(source))
 }
 
-fn finish(names: Vec<String>, content: Vec<u8>, end: End, work: &mut Work<'_>) {
+pub(crate) fn finish(names: Vec<String>, content: Vec<u8>, end: End, work: &mut Work<'_>) {
     if end == End::Broken {
         work.damaged("its stream");
     }

@@ -536,6 +536,9 @@ impl Zip<'_, '_> {
             }
             End::Limit => {}
         }
+        if tells_encryption(names, &bytes) {
+            self.work.encrypted();
+        }
         self.work.hand_out(names.to_vec(), bytes, is_odd);
     }
 
@@ -600,6 +603,16 @@ impl Zip<'_, '_> {
         let (bytes, end) = self.work.read(&mut Sized::new(&mut limited, packed.len()));
         (bytes, end, packed.len())
     }
+}
+
+/// Whether a member says that the others are encrypted by the document, not by the zip: of
+/// OpenDocument (part 2, section 4.8), and of Apple's programs.
+fn tells_encryption(names: &[String], bytes: &[u8]) -> bool {
+    names.iter().any(|name| {
+        name.ends_with(".iwpv2")
+            || name.eq_ignore_ascii_case("META-INF/manifest.xml")
+                && memchr::memmem::find(bytes, b"encryption-data").is_some()
+    })
 }
 
 fn headers_packed(headers: &[&Header<'_>]) -> usize {

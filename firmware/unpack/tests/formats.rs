@@ -69,6 +69,8 @@ fn gzip_is_read_with_all_its_members() {
     wrong[one.len() - 7] ^= 1;
     assert_holds(&wrong, Format::Gzip, TEXT, &["a.txt"]);
     assert_holds(&[one.as_slice(), &[0; 512]].concat(), Format::Gzip, TEXT, &["a.txt"]);
+    let padded = [one.as_slice(), &[0; 511], &gzip(EICAR, "b.com"), &[0; 3]].concat();
+    assert_holds(&padded, Format::Gzip, &[TEXT, EICAR].concat(), &["a.txt", "b.com"]);
     assert_holds(&[one.as_slice(), b"rubbish"].concat(), Format::Gzip, TEXT, &["a.txt"]);
     // Cut off: what there is, and that it is not all.
     let found = walk(&one[..one.len() - 12]);
@@ -82,7 +84,9 @@ fn bzip2_is_read_with_all_its_streams() {
     encoder.write_all(TEXT).unwrap();
     let one = encoder.finish().unwrap();
     assert_holds(&one, Format::Bzip2, TEXT, &[]);
-    assert_holds(&[one.clone(), one].concat(), Format::Bzip2, &[TEXT, TEXT].concat(), &[]);
+    assert_holds(&[one.clone(), one.clone()].concat(), Format::Bzip2, &[TEXT, TEXT].concat(), &[]);
+    let padded = [one.as_slice(), &[0; 99], &one].concat();
+    assert_holds(&padded, Format::Bzip2, &[TEXT, TEXT].concat(), &[]);
 }
 
 #[test]
@@ -91,6 +95,8 @@ fn xz_and_lzma_are_read() {
     assert_holds(&xz, Format::Xz, TEXT, &[]);
     let two = [xz.as_slice(), &[0; 8], &xz, b"rubbish"].concat();
     assert_holds(&two, Format::Xz, &[TEXT, TEXT].concat(), &[]);
+    let padded = [xz.as_slice(), &[0; 7], &xz].concat();
+    assert_holds(&padded, Format::Xz, &[TEXT, TEXT].concat(), &[]);
     assert_holds(&unhex(TEXT_LZMA), Format::Lzma, TEXT, &[]);
 }
 
@@ -102,8 +108,88 @@ fn zstd_is_read_with_frames_to_skip() {
     frame.extend_from_slice(TEXT);
     assert_holds(&frame, Format::Zstd, TEXT, &[]);
     let skip = b"\x51\x2a\x4d\x18\x03\0\0\0abc".as_slice();
-    let several = [skip, &frame, skip, &frame].concat();
+    let several = [skip, &frame, &[0; 9], skip, &frame].concat();
     assert_holds(&several, Format::Zstd, &[TEXT, TEXT].concat(), &[]);
+}
+
+/// A block of LZ4: literals alone, then the first four bytes of all again.
+fn lz4_block(content: &[u8]) -> Vec<u8> {
+    let mut block = vec![0xf0, u8::try_from(content.len() - 15).unwrap()];
+    block.extend_from_slice(content);
+    block.extend_from_slice(&size16(content));
+    // No literals behind the last match.
+    block.push(0);
+    block
+}
+
+fn lz4_frame(flags: u8, more: &[u8], blocks: &[(&[u8], bool)], behind: &[u8]) -> Vec<u8> {
+    let mut frame = b"\x04\x22\x4d\x18".to_vec();
+    frame.extend_from_slice(&[flags, 0x70]);
+    frame.extend_from_slice(more);
+    frame.push(0);
+    for (block, is_packed) in blocks {
+        let size = u32::from_le_bytes(size32(block)) | if *is_packed { 0 } else { 1 << 31 };
+        frame.extend_from_slice(&size.to_le_bytes());
+        frame.extend_from_slice(block);
+        frame.extend_from_slice(if flags & 0x10 != 0 { &[0; 4] } else { &[] });
+    }
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(behind);
+    frame
+}
+
+#[test]
+fn lz4_is_read_in_both_its_forms() {
+    let block = lz4_block(TEXT);
+    let content = [TEXT, &TEXT[..4]].concat();
+    let frame = lz4_frame(0x40, &[], &[(&block, true)], &[]);
+    assert_holds(&frame, Format::Lz4, &content, &[]);
+    // With checksums and a size; a block as it is, and one that refers to it.
+    let refers = [0x00, 46, 0, 0].as_slice();
+    let frame = lz4_frame(0x5c, &[9; 8], &[(TEXT, false), (refers, true)], &[7; 4]);
+    assert_holds(&frame, Format::Lz4, &content, &[]);
+    let skip = b"\x51\x2a\x4d\x18\x03\0\0\0abc".as_slice();
+    let several = [skip, &frame, &[0; 5], &frame].concat();
+    assert_holds(&several, Format::Lz4, &[content.clone(), content.clone()].concat(), &[]);
+    let legacy = [b"\x02\x21\x4c\x18", size32(&block).as_slice(), &block].concat();
+    assert_holds(&legacy, Format::Lz4, &content, &[]);
+    let broken = [Trouble::Damaged { format: Format::Lz4, what: "its stream" }];
+    for bytes in [&frame[..40], &lz4_frame(0x40, &[], &[(b"\0\x01\0", true)], &[]), &frame[..5]] {
+        assert_eq!(walk(bytes).troubles, broken);
+    }
+    assert!(walk(&frame[..60]).members[0].bytes.starts_with(&TEXT[..40]));
+}
+
+#[test]
+fn zlib_streams_are_read_and_what_only_looks_like_one_is_not() {
+    let one = zlib(TEXT);
+    assert_holds(&one, Format::Zlib, TEXT, &[]);
+    let mut wrong = one.clone();
+    *wrong.last_mut().unwrap() ^= 1;
+    assert_holds(&wrong, Format::Zlib, TEXT, &[]);
+    assert_eq!(formats(&one[..one.len() - 6]), []);
+    // A long one that breaks off is read as far as it goes, and no more is made of it.
+    let noise: Vec<u8> =
+        (0..200_000_u32).map(|at| (at.wrapping_mul(at) >> 7).to_le_bytes()[0]).collect();
+    let long = zlib(&noise);
+    let found = walk(&long[..long.len() / 2]);
+    assert!(noise.starts_with(&found.members[0].bytes) && found.members[0].bytes.len() > 4096);
+    assert_eq!(found.troubles, []);
+}
+
+#[test]
+fn active_mime_and_flash_are_read() {
+    let header = [b"ActiveMime\0\0\x01\xf0\x04\0\0\0".as_slice(), &[0; 32]].concat();
+    assert_holds(&[header.as_slice(), &zlib(TEXT)].concat(), Format::ActiveMime, TEXT, &[]);
+    let what = "its stream";
+    let damaged = [Trouble::Damaged { format: Format::ActiveMime, what }];
+    assert_eq!(walk(&header).troubles, damaged);
+    let size = size32(&[TEXT, &[0; 8]].concat());
+    let flash = [b"CWS\x0a", size.as_slice(), &zlib(TEXT)].concat();
+    assert_holds(&flash, Format::Flash, TEXT, &[]);
+    let lzma = unhex(TEXT_LZMA);
+    let flash = [b"ZWS\x0d", size.as_slice(), &[0; 4], &lzma[..5], &lzma[13..]].concat();
+    assert_holds(&flash, Format::Flash, TEXT, &[]);
 }
 
 #[test]
@@ -390,6 +476,9 @@ fn lha_is_read() {
     archive.extend_from_slice(TEXT);
     archive.push(0);
     assert_holds(&archive, Format::Lha, TEXT, &["a.txt"]);
+    let program = [b"MZ-lh5-".as_slice(), &[0; 99], &archive].concat();
+    assert_holds(&program, Format::Lha, TEXT, &["a.txt"]);
+    assert_eq!(formats(&[b"ZM".as_slice(), &archive].concat()), []);
 }
 
 fn attribute(id: u16, data: &[u8]) -> Vec<u8> {
@@ -470,6 +559,59 @@ fn compound_files_hand_out_streams_and_what_they_wrap() {
 }
 
 /// What `cfb` refuses is read all the same, and comes out the same.
+#[test]
+fn packed_objects_in_presentations_are_found() {
+    let project = compound(&[("/VBA/x.com", EICAR)]);
+    let packed = [size32(&project).as_slice(), &zlib(&project)].concat();
+    let record = [b"\x10\0\x11\x10", size32(&packed).as_slice(), &packed].concat();
+    let document = [b"\x0f\0\xe8\x03\0\0\0\0".as_slice(), &record, b"more"].concat();
+    let found = walk(&compound(&[("/PowerPoint Document", &document)]));
+    assert!(found.members.iter().any(|member| member.bytes == EICAR));
+    assert_eq!(found.troubles, []);
+    let cut = &document[..document.len() - 20];
+    let what = "a packed object";
+    let damaged = Trouble::Damaged { format: Format::Ole, what };
+    assert!(walk(&compound(&[("/PowerPoint Document", cut)])).troubles.contains(&damaged));
+}
+
+#[test]
+fn encrypted_presentations_are_said_to_be() {
+    let user = |token: u32| {
+        let atom = [b"\0\0\xf6\x0f\x14\0\0\0\x14\0\0\0".as_slice(), &token.to_le_bytes()].concat();
+        walk(&compound(&[("/Current User", &atom)])).troubles
+    };
+    assert_eq!(user(0xf3d1_c4df), [Trouble::Encrypted { format: Format::Ole }]);
+    assert_eq!(user(0xe391_c05f), []);
+}
+
+#[test]
+fn streams_of_hangul_documents_are_unpacked() {
+    let deflated = |content: &[u8]| {
+        let mut encoder =
+            flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(content).unwrap();
+        encoder.finish().unwrap()
+    };
+    let header =
+        |flags: u8| [b"HWP Document File".as_slice(), &[0; 19], &[flags, 0, 0, 0]].concat();
+    let inner = compound(&[("/x.com", EICAR)]);
+    let object = deflated(&[size32(&inner).as_slice(), &inner].concat());
+    let document = |flags| {
+        compound(&[
+            ("/FileHeader", &header(flags)),
+            ("/BinData/BIN0001.eps", &deflated(TEXT)),
+            ("/BinData/BIN0002.ole", &object),
+        ])
+    };
+    let found = walk(&document(1));
+    assert_eq!(found.troubles, []);
+    assert!(found.members.iter().any(|member| member.bytes == EICAR));
+    let text = found.members.iter().find(|member| member.bytes == TEXT).unwrap();
+    assert_eq!(text.names, ["BinData/BIN0001.eps"]);
+    assert!(!walk(&document(0)).members.iter().any(|member| member.bytes == TEXT));
+    assert_eq!(walk(&document(2)).troubles, [Trouble::Encrypted { format: Format::Ole }]);
+}
+
 #[test]
 fn compound_files_with_faults_are_read() {
     let large = [7; 10_000].as_slice();
@@ -592,15 +734,47 @@ fn formats_that_nothing_here_reads_are_unsupported() {
     dmg[512..520].copy_from_slice(b"koly\0\0\0\x04");
     let mut zoo = vec![0; 64];
     zoo[20..24].copy_from_slice(b"\xdc\xa7\xc4\xfd");
+    let program = |archive: &[u8]| [b"MZ\0\0", archive].concat();
+    let arc = [b"\x1a\x02x.com\0".as_slice(), &[0; 30]].concat();
+    let at = |size: usize, marks: &[(usize, &[u8])]| {
+        let mut image = vec![0; size];
+        for (at, mark) in marks {
+            image[*at..at + mark.len()].copy_from_slice(mark);
+        }
+        image
+    };
+    let end: (usize, &[u8]) = (510, b"\x55\xaa");
+    let fat = at(4096, &[(0, b"\xeb\x3c\x90"), (54, b"FAT16"), end]);
+    let ntfs = at(4096, &[(0, b"\xeb\x52\x90NTFS    "), end]);
+    let partitions = at(4096, &[(446, b"\x80\0\0\0\x07\0\0\0\x01\0\0\0\x05\0\0\0"), end]);
+    let hfs = at(4096, &[(1024, b"H+\0\x04")]);
+    let ext = at(4096, &[(1080, b"\x53\xef")]);
     for (bytes, format) in [
+        (program(&arj), Format::Arj),
+        (program(b"\0\0\x31\0\0\0\0**ACE**"), Format::Ace),
+        (arc, Format::Arc),
+        (fat, Format::Disk),
+        (ntfs, Format::Disk),
+        (partitions, Format::Disk),
+        (hfs, Format::Disk),
+        (ext, Format::Disk),
+        (at(1024, &[(512, b"EFI PART")]), Format::Disk),
+        (b"KDMV\x01\0\0\0".to_vec(), Format::Disk),
+        (b"SZDD\x88\xf0\x27\x33A".to_vec(), Format::Expand),
+        (b"!BDN".to_vec(), Format::MailStore),
+        (b"\0\x01\0\0Standard ACE DB\0".to_vec(), Format::Access),
+        (program(b"\xef\xbe\xad\xdeNullsoftInst"), Format::Installer),
+        (program(b"Inno Setup Setup Data (5.5.0)"), Format::Installer),
+        (b"ArC\x01".to_vec(), Format::Other),
+        (b"AA01\x10\0TYP1".to_vec(), Format::Other),
+        (b"AEA1\x01\0\0".to_vec(), Format::Other),
         (arj, Format::Arj),
         (vhd, Format::Vhd),
         (dmg, Format::Dmg),
         (zoo, Format::Zoo),
-        (b"1234567**ACE**".to_vec(), Format::Ace),
+        (b"\0\0\x31\0\0\0\0**ACE**".to_vec(), Format::Ace),
         (b"ALZ\x01".to_vec(), Format::Alz),
         (b"SIT!\0\x01\0\0\0\0rLau".to_vec(), Format::StuffIt),
-        (b"\x04\x22\x4d\x18".to_vec(), Format::Lz4),
         (b"\x89LZO\0\r\n\x1a\n".to_vec(), Format::Lzop),
         (b"xar!".to_vec(), Format::Xar),
         (b"\xed\xab\xee\xdb".to_vec(), Format::Rpm),
@@ -628,6 +802,11 @@ fn other_bytes_are_no_container() {
         &[0xff; 2048],
         b"BZhello",
         b"BM6\0\0\0",
+        b"AA01 is the number of this article",
+        b"x^2 + y^2 = z^2, and so on",
+        b"x\x9c but no stream",
+        b"\x1a\x02no name of a file",
+        b"PLEASE **ACE** THIS",
     ] {
         assert_eq!(formats(bytes), [], "{bytes:?}");
     }

@@ -101,7 +101,7 @@ fn many_marks_cost_no_more_than_their_bytes() {
     let central =
         b"PK\x01\x02\x14\0\x14\0\0\0\x08\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\0";
     let end = b"PK\x05\x06\0\0\0\0\x01\0\x01\0\x2e\0\0\0\x10\0\0\0\0\0";
-    let patterns: [&[u8]; 15] = [
+    let patterns: [&[u8]; 23] = [
         local,
         stored,
         central,
@@ -117,9 +117,26 @@ fn many_marks_cost_no_more_than_their_bytes() {
         b"MSCF\0\0\0\0",
         b"\x02\x10\x80\x07\0\x05\0\0\0a\0\0\0\0",
         b"\0Attribut\0e ",
+        b"<a href=data:a/b;base64,",
+        b"<w:binData><!--",
+        b"<a <b data:&#",
+        b"PHOTO;ENCODING=b\n ",
+        b"-----BEGIN X-----\nbegin-base64 ",
+        b"-----BEGIN PGP MESSAGE-----\n\n",
+        b"\x04\x22\x4d\x18\x40\x70\0\0\0\0\0",
+        b"\x60\xea\xff\x07-lh5-\x78\x9c",
     ];
-    let heads: [&[u8]; 6] =
-        [b"", b"%PDF-", b"{\\rt", local, b"\x78\x9f\x3e\x22\0\0", b"MSCF\0\0\0\0"];
+    let heads: [&[u8]; 9] = [
+        b"",
+        b"%PDF-",
+        b"{\\rt",
+        local,
+        b"\x78\x9f\x3e\x22\0\0",
+        b"MSCF\0\0\0\0",
+        b"<?xml",
+        b"BEGIN:VCARD\r\n",
+        b"MZ",
+    ];
     for head in heads {
         for pattern in patterns {
             let bytes = [head, &pattern.repeat(BYTES / pattern.len())].concat();

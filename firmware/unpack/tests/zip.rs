@@ -448,6 +448,18 @@ fn each_limit_is_reached() {
 }
 
 #[test]
+fn documents_that_are_encrypted_say_so_themselves() {
+    let manifest =
+        |text: &'static str| Entry::new("META-INF/manifest.xml", text.as_bytes(), STORED);
+    let plain = "<manifest:file-entry manifest:full-path=\"content.xml\"/>";
+    let locked = "<manifest:encryption-data manifest:checksum-type=\"SHA1/1K\"/>";
+    assert_eq!(walk(&zip(&[manifest(plain)])).troubles, []);
+    let encrypted = [Trouble::Encrypted { format: Format::Zip }];
+    assert_eq!(walk(&zip(&[manifest(locked)])).troubles, encrypted);
+    assert_eq!(walk(&zip(&[Entry::new(".iwpv2", b"x", STORED)])).troubles, encrypted);
+}
+
+#[test]
 fn the_caller_may_stop() {
     let archive = zip(&[harmless(), eicar()]);
     let mut count = 0;
