@@ -57,6 +57,11 @@ pub struct Entry {
     pub reason: String,
     /// What was done with it.
     pub action: Action,
+    /// What was to be done with it, where it was too late for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decided: Option<Action>,
+    /// SMTP: code of the next server's reply to it; 0 where it got none or did not answer.
+    pub answer: u16,
     /// Name of its sealed copy; empty where there is none.
     pub quarantine: String,
     /// Time that it was held back here, in milliseconds.
@@ -107,9 +112,11 @@ pub enum Verdict {
     Infected,
     /// It could not be looked at in full.
     Unscannable,
-    /// It was not looked at: by a setting, or because it did not arrive in full.
+    /// It was not looked at, by a setting.
     #[default]
     Unread,
+    /// It did not arrive in full, or went no further before anything was known of it.
+    CutOff,
 }
 
 /// What was done with a mail.
@@ -126,7 +133,7 @@ pub enum Action {
     Edited,
     /// Its sender was asked to come again.
     Deferred,
-    /// The session ended before the mail did.
+    /// The session ended before the mail did, or before it had gone on.
     #[default]
     CutOff,
 }
@@ -162,6 +169,7 @@ impl Verdict {
             Self::Infected => "infected",
             Self::Unscannable => "unscannable",
             Self::Unread => "unread",
+            Self::CutOff => "cut-off",
         }
     }
 }
@@ -235,6 +243,8 @@ impl Entry {
             name = ?self.name,
             reason = ?self.reason,
             action = self.action.name(),
+            decided = self.decided.map_or("", Action::name),
+            answer = self.answer,
             quarantine = %self.quarantine,
             waited_ms = self.waited_ms,
             "mail"
@@ -320,6 +330,7 @@ pub(crate) mod tests {
             (Protocol::Pop3.name(), serde_json::to_string(&Protocol::Pop3)),
             (Direction::Incoming.name(), serde_json::to_string(&Direction::Incoming)),
             (Verdict::Unscannable.name(), serde_json::to_string(&Verdict::Unscannable)),
+            (Verdict::CutOff.name(), serde_json::to_string(&Verdict::CutOff)),
             (Action::CutOff.name(), serde_json::to_string(&Action::CutOff)),
         ] {
             assert_eq!(json.unwrap(), format!("\"{name}\""));

@@ -23,6 +23,8 @@ impl Entry {
         line("scanned", &self.engines());
         line("verdict", &self.verdict());
         line("so", &self.consequence());
+        line("but", &self.too_late());
+        line("answer", &self.answered());
         line("copy", &self.copy());
         line("waited", &format!("{} ms were added here", self.waited_ms));
         text
@@ -75,6 +77,7 @@ impl Entry {
             Verdict::Infected => format!("infected: {}", or(&self.name, "no name was recorded")),
             Verdict::Unscannable => format!("unscannable: {reason}"),
             Verdict::Unread => format!("unread: {reason}"),
+            Verdict::CutOff => format!("cut off: {reason}"),
         }
     }
 
@@ -102,12 +105,35 @@ impl Entry {
         text.to_owned()
     }
 
+    /// Where something else was done than was decided.
+    fn too_late(&self) -> String {
+        let wanted = match self.decided {
+            None => return String::new(),
+            Some(Action::Passed) => "it was to go on",
+            Some(Action::Refused) => "it was to be refused",
+            Some(Action::Replaced) => "a notice was to go on in its place",
+            Some(Action::Edited) => "it was to go on without what was found",
+            Some(Action::Deferred) => "its sender was to be asked to come again",
+            Some(Action::CutOff) => "it was to be cut off",
+        };
+        format!("{wanted}, which could not be done any more")
+    }
+
+    /// What the next server said of what it got, which need not be the mail server: a site scans, too.
+    fn answered(&self) -> String {
+        match self.answer {
+            0 => String::new(),
+            code @ 200..=299 => format!("the next server took it ({code})"),
+            code => format!("the next server did not take it ({code})"),
+        }
+    }
+
     fn copy(&self) -> String {
         let id = &self.quarantine;
         if id.is_empty() {
             return String::new();
         }
-        format!("{id} in the quarantine; `avr quarantine show {id}` shows it")
+        format!("{id} in the quarantine; `quarantine show {id}` shows it")
     }
 }
 
@@ -141,7 +167,7 @@ mod tests {
   scanned    3 parts; yara: clean in 3 ms; clamd: infected in 12 ms
   verdict    infected: Eicar-Test-Signature
   so         it was refused (554), and its sender told why; the mail server never got it
-  copy       darkq047sw in the quarantine; `avr quarantine show darkq047sw` shows it
+  copy       darkq047sw in the quarantine; `quarantine show darkq047sw` shows it
   waited     15 ms were added here
 "
         );
@@ -180,8 +206,39 @@ mod tests {
     }
 
     #[test]
+    fn a_mail_that_was_cut_off_is_explained() {
+        let entry = Entry {
+            engines: Vec::new(),
+            verdict: Verdict::CutOff,
+            name: String::new(),
+            reason: "the client went".to_owned(),
+            action: Action::CutOff,
+            quarantine: String::new(),
+            ..sample()
+        };
+        let text = entry.explain();
+        assert!(text.contains("\n  mail       outgoing, sent by SMTP, 12345 bytes\n"), "{text}");
+        assert!(text.contains("\n  verdict    cut off: the client went\n"), "{text}");
+        assert!(text.contains("\n  so         the session ended before the mail did; "), "{text}");
+    }
+
+    #[test]
+    fn what_was_wanted_and_what_the_next_server_said_is_explained() {
+        let entry = Entry { decided: Some(Action::Edited), ..sample() };
+        let text = entry.explain();
+        let but = "\n  but        it was to go on without what was found, which could not be done any more\n";
+        assert!(text.contains(but), "{text}");
+        assert!(!text.contains("answer"), "{text}");
+        let passed = |answer| Entry { action: Action::Passed, answer, ..sample() }.explain();
+        let text = passed(250);
+        assert!(text.contains("\n  answer     the next server took it (250)\n"), "{text}");
+        let text = passed(554);
+        assert!(text.contains("\n  answer     the next server did not take it (554)\n"), "{text}");
+    }
+
+    #[test]
     fn nothing_unscanned_is_called_clean_and_everything_has_a_consequence() {
-        for verdict in [Verdict::Infected, Verdict::Unscannable, Verdict::Unread] {
+        for verdict in [Verdict::Infected, Verdict::Unscannable, Verdict::Unread, Verdict::CutOff] {
             for protocol in [Protocol::Smtp, Protocol::Pop3] {
                 for action in [
                     Action::Passed,

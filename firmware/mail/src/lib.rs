@@ -21,7 +21,8 @@
 //!
 //! Invariants: bytes that are forwarded are the bytes that came (no rendering of our own); any
 //! chunking of the input gives the same outputs when adjacent `Send`s, `Hold`s and `MessageData`s are
-//! joined; every message that begins gets its end or its abort, and what is held is sent or dropped;
+//! joined; every message that begins gets its end or its abort, what is held is sent or dropped, and
+//! what became of it is told once ([`Event::Settled`]);
 //! nothing that a peer sends can panic the session or make it keep more than the named limits.
 //! Must not depend on tokio, sockets, or any other crate of this workspace.
 #![forbid(unsafe_code)]
@@ -220,6 +221,56 @@ pub enum Event {
     /// The server has accepted content that never crossed here, for the message under way or as one
     /// of its own: that message must not count as scanned.
     Unscanned(UnscannedReason),
+    /// What became of the message that began last: nothing more comes of it. Once for each message,
+    /// before the next begins and before the session is over; except for what a server said to an
+    /// unknown POP3 command and did not end: nobody knows whether that was one.
+    Settled(Settled),
+}
+
+/// What became of a message. The driver's decision says what it was to be; by then it may have been
+/// too late for that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Settled {
+    /// What was done with it.
+    pub done: Done,
+    /// What settled it.
+    pub by: SettledBy,
+    /// SMTP: code of the mail server's reply to the message, if it got one and answered.
+    pub answer: Option<u16>,
+}
+
+/// What was done with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Done {
+    /// It went on, unchanged.
+    Passed,
+    /// SMTP: it did not go on, and its client was told so for good (5yz).
+    Refused,
+    /// A notice that it must not arrive went on in its place.
+    Replaced,
+    /// The driver's edited version went on.
+    Edited,
+    /// SMTP: its client was asked to come again (4yz). POP3: a notice that it could not be scanned
+    /// went on in its place.
+    Deferred,
+    /// It did not come to its end, or its end did not go on.
+    CutOff,
+}
+
+/// Why a message was settled as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SettledBy {
+    /// The driver's decision, as far as it could still be carried out.
+    Decision,
+    /// Line ends that could be read in several ways ([`dot`]), whatever the decision.
+    LineEnds,
+    /// It could not be held ([`Event::HoldLimit`]).
+    NoRoom,
+    /// No decision came in time.
+    NoVerdict,
+    /// That side went away, was silent, broke the protocol, or gave the message up or refused it
+    /// before its end.
+    Peer(Side),
 }
 
 /// Why a session went opaque.
@@ -259,6 +310,22 @@ pub enum Violation {
     OutOfTurn,
 }
 
+/// One moment on both of the driver's clocks, from which the others follow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WallClock {
+    /// When the session began.
+    pub(crate) started: Instant,
+    /// The same in seconds since 1970.
+    pub(crate) started_unix_s: u64,
+}
+
+impl WallClock {
+    /// In seconds since 1970.
+    pub(crate) fn unix_s(self, now: Instant) -> u64 {
+        self.started_unix_s.saturating_add(now.saturating_duration_since(self.started).as_secs())
+    }
+}
+
 /// A session of either protocol, for drivers.
 #[derive(Debug)]
 pub enum Session {
@@ -282,12 +349,14 @@ pub struct Settings {
 }
 
 impl Session {
-    /// A session whose connection to the server has just been made.
+    /// A session whose connection to the server has just been made. `unix_s` is the same time as
+    /// `now`, in seconds since 1970: notices have a date, and there is no clock here.
     #[must_use]
-    pub fn new(protocol: Protocol, settings: &Settings, now: Instant) -> Self {
+    pub fn new(protocol: Protocol, settings: &Settings, now: Instant, unix_s: u64) -> Self {
+        let wall = WallClock { started: now, started_unix_s: unix_s };
         match protocol {
-            Protocol::Smtp => Self::Smtp(Box::new(smtp::SmtpSession::new(settings, now))),
-            Protocol::Pop3 => Self::Pop3(Box::new(pop3::Pop3Session::new(settings, now))),
+            Protocol::Smtp => Self::Smtp(Box::new(smtp::SmtpSession::new(settings, wall))),
+            Protocol::Pop3 => Self::Pop3(Box::new(pop3::Pop3Session::new(settings, wall))),
         }
     }
 

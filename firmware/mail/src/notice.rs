@@ -11,6 +11,7 @@
 //!
 //! Must not depend on a protocol session.
 
+mod date;
 mod decode;
 mod encode;
 mod fields;
@@ -64,6 +65,8 @@ pub(crate) struct Notice<'a> {
     pub(crate) cause: Cause<'a>,
     /// The original's header.
     pub(crate) original: &'a HeaderCapture,
+    /// Now, in seconds since 1970, for a date where the original has none.
+    pub(crate) unix_s: u64,
 }
 
 impl Notice<'_> {
@@ -108,7 +111,8 @@ impl Notice<'_> {
         field("From", &self.original.from());
         let prefix = encoded_words(subject_prefix);
         field("Subject", &format!("{prefix} {}", self.original.subject()));
-        field("Date", &self.original.date());
+        let date = self.original.date().unwrap_or_else(|| date::rfc5322(self.unix_s));
+        field("Date", &date);
         if let Some(message_id) = self.original.message_id() {
             field("Message-ID", &message_id);
         }
@@ -168,6 +172,7 @@ pub fn entity(settings: &crate::Settings, finding: &Finding) -> Bytes {
         protocol: Protocol::Smtp,
         cause: Cause::Refused(finding),
         original: &original,
+        unix_s: 0,
     };
     let (_, text) = settings.templates.render(&notice);
     let (encoding, body) = encoded(&text);

@@ -62,7 +62,10 @@ use self::command::Command;
 use self::inbox::Inbox;
 use self::message::{DotStream, Fate, Message};
 use crate::notice::{Language, Templates};
-use crate::{Decision, End, Event, OpaqueReason, Output, Side, TLS_HANDSHAKE, Violation};
+use crate::{
+    Decision, Done, End, Event, OpaqueReason, Output, Settled, SettledBy, Side, TLS_HANDSHAKE,
+    Violation, WallClock,
+};
 
 /// A POP3 session; see [`crate::Session`] for the order of calls.
 pub struct Pop3Session {
@@ -82,6 +85,7 @@ pub struct Pop3Session {
     /// Since when it has been the turn of the oldest command: it was forwarded, or the answer before
     /// its own ended.
     turn_since: Instant,
+    wall: WallClock,
     outputs: VecDeque<Output>,
 }
 
@@ -134,9 +138,9 @@ enum Reading {
 }
 
 impl Pop3Session {
-    /// A session whose connection to the server has just been made: the server speaks first.
-    #[must_use]
-    pub fn new(settings: &crate::Settings, now: Instant) -> Self {
+    /// See [`crate::Session::new`]: the server speaks first.
+    pub(crate) fn new(settings: &crate::Settings, wall: WallClock) -> Self {
+        let now = wall.started;
         let mut in_flight = heapless::Deque::new();
         let greeting = in_flight.push_back(InFlight::Server(Command::Line));
         debug_assert!(greeting.is_ok(), "the queue is empty");
@@ -153,6 +157,7 @@ impl Pop3Session {
             server_gave_up: false,
             refused: 0,
             turn_since: now,
+            wall,
             outputs: VecDeque::new(),
         }
     }
@@ -186,7 +191,9 @@ impl Pop3Session {
                 }
                 self.outputs.push_back(Output::Shutdown { to: from.other(), how: end })
             }
-            (Phase::Open, Side::Client, End::Reset) => self.close(End::Reset, End::Reset),
+            (Phase::Open, Side::Client, End::Reset) => {
+                self.close(Side::Client, End::Reset, End::Reset);
+            }
             (Phase::Open, Side::Client, End::Fin) => {
                 self.client.end = Some(end);
                 self.advance(now);
@@ -202,7 +209,7 @@ impl Pop3Session {
     /// See [`crate::Session::verdict`].
     pub fn verdict(&mut self, decision: Decision, now: Instant) {
         if matches!(self.reading, Reading::Verdict { .. }) {
-            self.decide(decision, now);
+            self.decide(decision, SettledBy::Decision, now);
             self.advance(now);
         }
     }
@@ -299,11 +306,12 @@ impl Pop3Session {
     /// Ends the session because a peer broke the protocol beyond repair.
     fn violation(&mut self, side: Side, what: Violation) {
         self.event(Event::Violation { side, what });
-        self.fail(replies::violation(side));
+        self.fail(side, replies::violation(side));
     }
 
-    /// Ends the session: with a last reply where one has its place, else by a reset.
-    fn fail(&mut self, reply: &'static [u8]) {
+    /// Ends the session for what that side did or did not do: with a last reply where one has its
+    /// place, else by a reset.
+    fn fail(&mut self, side: Side, reply: &'static [u8]) {
         let between_replies = match &self.reading {
             Reading::Reply => true,
             Reading::Message { message, .. } | Reading::Verdict { message, .. } => {
@@ -312,11 +320,11 @@ impl Pop3Session {
             Reading::List { .. } | Reading::Unframed { .. } => false,
         };
         if between_replies && self.turn != Turn::TlsHello {
-            self.abort_message();
+            self.abort_message(side);
             self.send(Side::Client, Bytes::from_static(reply));
-            self.close(End::Fin, End::Reset);
+            self.close(side, End::Fin, End::Reset);
         } else {
-            self.close(End::Reset, End::Reset);
+            self.close(side, End::Reset, End::Reset);
         }
     }
 
@@ -337,9 +345,10 @@ impl Pop3Session {
         }
     }
 
-    /// Shuts down both connections. Without QUIT the server deletes nothing (RFC 1939 section 6).
-    fn close(&mut self, client: End, server: End) {
-        self.abort_message();
+    /// Shuts down both connections, for what that side did. Without QUIT the server deletes nothing
+    /// (RFC 1939 section 6).
+    fn close(&mut self, side: Side, client: End, server: End) {
+        self.abort_message(side);
         self.outputs.push_back(Output::Shutdown { to: Side::Client, how: client });
         self.outputs.push_back(Output::Shutdown { to: Side::Server, how: server });
         self.phase = Phase::Closed;
@@ -355,7 +364,8 @@ impl Pop3Session {
         }
     }
 
-    fn abort_message(&mut self) {
+    /// Drops the message that is under way, for what that side did.
+    fn abort_message(&mut self, side: Side) {
         let message = match std::mem::replace(&mut self.reading, Reading::Reply) {
             Reading::Message { message, .. } | Reading::Verdict { message, .. } => message,
             other => return self.reading = other,
@@ -366,6 +376,14 @@ impl Pop3Session {
         if message.is_kept {
             self.outputs.push_back(Output::DropHeld);
         }
+        // What was said to an unknown command may have been anything.
+        if message.is_retrieved {
+            self.settled(Done::CutOff, SettledBy::Peer(side));
+        }
+    }
+
+    fn settled(&mut self, done: Done, by: SettledBy) {
+        self.event(Event::Settled(Settled { done, by, answer: None }));
     }
 }
 

@@ -60,7 +60,7 @@ use bytes::Bytes;
 use heapless::Deque;
 
 use crate::notice::{Language, Templates};
-use crate::{Decision, End, Envelope, Event, Output, Protocol, Side, Violation};
+use crate::{Decision, End, Envelope, Event, Output, Protocol, Side, Violation, WallClock};
 use inbox::Inbox;
 use reply::{Reply, ReplyReader};
 pub use settings::*;
@@ -94,6 +94,7 @@ pub struct SmtpSession {
     outputs: VecDeque<Output>,
     /// Of the last call that said it.
     now: Instant,
+    wall: WallClock,
     refused: u32,
     lines: u64,
     replies: u64,
@@ -104,9 +105,8 @@ pub struct SmtpSession {
 }
 
 impl SmtpSession {
-    /// A session whose connection to the server has just been made.
-    #[must_use]
-    pub fn new(settings: &crate::Settings, now: Instant) -> Self {
+    /// See [`crate::Session::new`].
+    pub(crate) fn new(settings: &crate::Settings, wall: WallClock) -> Self {
         let mut pending = Deque::new();
         let has_room = pending.push_back(Pending::Greeting).is_ok();
         assert!(has_room, "an empty queue has room for one");
@@ -133,7 +133,8 @@ impl SmtpSession {
             to_client: Outlet::Open,
             to_server: Outlet::Open,
             outputs: VecDeque::new(),
-            now,
+            now: wall.started,
+            wall,
             refused: 0,
             lines: 0,
             replies: 0,
@@ -166,7 +167,7 @@ impl SmtpSession {
             (Side::Server, _) if self.to_server == Outlet::Gone => {}
             (Side::Server, End::Fin) => self.server_ended(),
             (_, End::Reset) => {
-                self.abort_message();
+                self.abort_message(from);
                 self.shutdown(Side::Client, End::Reset);
                 self.close(End::Reset);
             }
@@ -184,9 +185,7 @@ impl SmtpSession {
     /// See [`crate::Session::hold_failed`].
     pub fn hold_failed(&mut self, now: Instant) {
         self.now = now;
-        if matches!(self.body, Body::Open(Some(_))) {
-            self.drop_server(text::tempfailed(text::NO_ROOM), AfterDrain::Orphan);
-        }
+        self.stream_on();
         self.run();
     }
 
@@ -277,9 +276,9 @@ impl SmtpSession {
         }
     }
 
-    /// Ends the session with a reply, after those that are still to come.
+    /// Ends the session with a reply to what the client did, after those that are still to come.
     fn last_word(&mut self, reply: &'static str) {
-        self.abort_message();
+        self.abort_message(Side::Client);
         self.phase = Phase::Farewell;
         self.expect(Pending::Last(reply));
         self.flush_own();
@@ -288,20 +287,21 @@ impl SmtpSession {
     /// Ends the session because a peer broke the protocol.
     fn violation(&mut self, side: Side, what: Violation, reply: &'static str) {
         self.event(Event::Violation { side, what });
-        self.give_up(reply);
+        self.give_up(side, reply);
     }
 
-    /// Ends the session at once, with a reply.
-    fn give_up(&mut self, reply: &'static str) {
-        self.abort_message();
+    /// Ends the session at once, with a reply, for what that side did or did not do.
+    fn give_up(&mut self, side: Side, reply: &'static str) {
+        self.abort_message(side);
         self.send(Side::Client, reply.into());
         self.close(End::Reset);
     }
 
     /// Drops the server without the end of the message, and answers the client. What it still sends
-    /// of the message is thrown away.
+    /// of the message is thrown away. A message that is not settled by now is cut off: the server
+    /// did not want it.
     fn drop_server(&mut self, reply: Bytes, then: AfterDrain) {
-        self.abort_message();
+        self.abort_message(Side::Server);
         self.shutdown(Side::Server, End::Reset);
         self.send(Side::Client, reply);
         self.reset_transaction();
@@ -322,7 +322,8 @@ impl SmtpSession {
     /// Nothing more in either direction. `how` is for the server; the client gets a FIN, so that
     /// what was said last arrives.
     fn close(&mut self, how: End) {
-        self.abort_message();
+        self.abort_message(Side::Server);
+        self.settle_sent(None);
         self.shutdown(Side::Client, End::Fin);
         self.shutdown(Side::Server, how);
         self.phase = Phase::Closed;

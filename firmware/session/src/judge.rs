@@ -33,8 +33,7 @@ pub(crate) struct Judgement {
     pub(crate) decision: Decision,
     /// The message without what was found, where it may go on so.
     pub(crate) edited: Option<Edited>,
-    /// `None`: it was not looked at, by setting.
-    pub(crate) verdict: Option<Verdict>,
+    /// As far as it is known before the decision is carried out.
     pub(crate) entry: Entry,
 }
 
@@ -51,27 +50,25 @@ impl Case {
         let (decision, edited) = self.decide(rule.action, cause, &report, finding).await;
         let entry = Entry {
             quarantine: copy.unwrap_or_default(),
-            action: done(&decision, self.envelope.protocol),
+            action: wanted(&decision, self.envelope.protocol),
             ..self.entry(&report, now)
         };
-        Judgement { decision, edited, verdict: Some(report.verdict), entry }
+        Judgement { decision, edited, entry }
     }
 
     /// For a message whose sender the operator trusts.
     pub(crate) fn left_alone(self, bytes: u64) -> Judgement {
-        let reason = "its sender is in scan.unscanned_senders";
-        let entry = Entry { bytes, ..self.unread(reason, journal::Action::Passed) };
-        Judgement { decision: Decision::Release, edited: None, verdict: None, entry }
+        let entry = Entry {
+            reason: "its sender is in scan.unscanned_senders".to_owned(),
+            action: journal::Action::Passed,
+            ..self.unjudged(bytes)
+        };
+        Judgement { decision: Decision::Release, edited: None, entry }
     }
 
-    /// For a message that nobody looked at.
-    pub(crate) fn unread(&self, reason: &str, action: journal::Action) -> Entry {
-        Entry {
-            verdict: journal::Verdict::Unread,
-            reason: reason.to_owned(),
-            action,
-            ..self.facts_of(unix_now())
-        }
+    /// For a message of which nothing is known but its beginning: so many bytes.
+    pub(crate) fn unjudged(&self, bytes: u64) -> Entry {
+        Entry { bytes, verdict: journal::Verdict::Unread, ..self.facts_of(unix_now()) }
     }
 
     async fn decide(
@@ -265,7 +262,8 @@ impl Case {
     }
 }
 
-fn done(decision: &Decision, protocol: Protocol) -> journal::Action {
+/// What a decision comes to as long as it is not too late for it.
+fn wanted(decision: &Decision, protocol: Protocol) -> journal::Action {
     match decision {
         Decision::Release => journal::Action::Passed,
         // POP3 has no way to refuse a mail that clients understand.
@@ -293,6 +291,6 @@ fn millis(time: Duration) -> u64 {
 }
 
 #[allow(clippy::disallowed_methods, reason = "the driver's wall clock, for people")]
-fn unix_now() -> u64 {
+pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

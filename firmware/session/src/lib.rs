@@ -95,7 +95,7 @@ pub struct Outcome {
     pub unscannable: u32,
     /// Messages that passed unread, by setting.
     pub unread: u32,
-    /// Messages that were cut off before their end.
+    /// Messages that were cut off before their end, or before they had gone on.
     pub aborted: u32,
     /// The session was not read, or not from some point on.
     pub opaque: Option<Opaque>,
@@ -154,7 +154,7 @@ where
         let outcome = Outcome { opaque: Some(Opaque::Setting), ..Outcome::default() };
         return couple::couple(&facts.id, client, server, outcome).await;
     };
-    let session = mail::Session::new(facts.protocol, &carrier.mail, pump::now());
+    let session = mail::Session::new(facts.protocol, &carrier.mail, pump::now(), judge::unix_now());
     let observer = Observer::new(facts, carrier, scanner);
     pump::Pump::new(client, server, session, observer).run().await
 }

@@ -1,14 +1,16 @@
-//! Follows the messages of one session: opens their scans, has them judged, counts and writes them down.
+//! Follows the messages of one session: opens their scans, has them judged, counts and writes down
+//! what became of them.
 
 use std::mem;
 
 use journal::Entry;
-use mail::pop3::OnHoldFailure;
-use mail::{Envelope, Event, OpaqueReason, Protocol, UnscannedReason};
-use scan::{MailScan, Scanner, Verdict};
+use mail::{
+    Done, Envelope, Event, OpaqueReason, Protocol, Settled, SettledBy, Side, UnscannedReason,
+};
+use scan::{MailScan, Scanner};
 use tracing::{info, warn};
 
-use crate::judge::{self, Case, Judgement};
+use crate::judge::{self, Case};
 use crate::{Carrier, Facts, Opaque, Outcome};
 
 /// Sees what a session's machine says of its messages.
@@ -17,115 +19,93 @@ pub(crate) struct Observer<'a> {
     pub(crate) scanner: &'a Scanner,
     carrier: &'a Carrier,
     message: Message,
-    /// Of the message that waits for its verdict.
-    judged: Option<Envelope>,
 }
 
-/// The message that is crossing.
+/// The message that is crossing, until it is settled.
 enum Message {
     None,
-    Scanned(Envelope, MailScan),
+    Scanned(Crossing, MailScan),
     /// By the operator's wish.
-    LeftAlone(Envelope, u64),
+    LeftAlone(Crossing),
+    /// Its verdict is awaited, or not any more.
+    Waiting(Crossing),
+    /// What was done with it is awaited.
+    Judged(Box<Entry>),
 }
 
-/// Whether the scan of the message that is crossing still matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scanning {
-    GoesOn,
-    /// What comes of the message is decided without it.
-    Over,
+/// What is known of a message without a verdict.
+struct Crossing {
+    envelope: Envelope,
+    bytes: u64,
 }
 
 impl<'a> Observer<'a> {
     pub(crate) fn new(facts: &'a Facts, carrier: &'a Carrier, scanner: &'a Scanner) -> Self {
-        Self { facts, scanner, carrier, message: Message::None, judged: None }
+        Self { facts, scanner, carrier, message: Message::None }
     }
 
     pub(crate) fn begin(&mut self, envelope: Envelope) {
-        self.message = if self.carrier.policy.leaves_alone(&envelope) {
-            Message::LeftAlone(envelope, 0)
+        let is_left_alone = self.carrier.policy.leaves_alone(&envelope);
+        let crossing = Crossing { envelope, bytes: 0 };
+        self.message = if is_left_alone {
+            Message::LeftAlone(crossing)
         } else {
-            Message::Scanned(envelope, self.scanner.begin())
+            Message::Scanned(crossing, self.scanner.begin())
         };
     }
 
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         match &mut self.message {
-            Message::Scanned(_, scan) => scan.feed(bytes),
-            Message::LeftAlone(_, count) => *count += bytes.len() as u64,
-            Message::None => {}
+            Message::Scanned(crossing, scan) => {
+                crossing.bytes += bytes.len() as u64;
+                scan.feed(bytes);
+            }
+            Message::LeftAlone(crossing) => crossing.bytes += bytes.len() as u64,
+            Message::None | Message::Waiting(_) | Message::Judged(_) => {}
         }
     }
 
     /// The message is complete: what finds out what happens to it.
     pub(crate) fn end(&mut self) -> Option<judge::Judging> {
-        match mem::replace(&mut self.message, Message::None) {
-            Message::Scanned(envelope, scan) => {
-                self.judged = Some(envelope.clone());
-                Some(Box::pin(self.case(envelope).judge(scan)))
-            }
-            Message::LeftAlone(envelope, bytes) => {
-                self.judged = Some(envelope.clone());
-                Some(Box::pin(std::future::ready(self.case(envelope).left_alone(bytes))))
-            }
-            Message::None => None,
-        }
-    }
-
-    fn case(&self, envelope: Envelope) -> Case {
-        Case {
-            facts: self.facts.clone(),
-            envelope,
-            policy: self.carrier.policy.clone(),
-            mail: self.carrier.mail.clone(),
-            scanner: self.scanner.clone(),
-            vault: self.carrier.vault.clone(),
-        }
-    }
-
-    /// The message that is crossing, or waits for its verdict, is not followed any further.
-    fn forget(&mut self) -> Option<Envelope> {
-        match mem::replace(&mut self.message, Message::None) {
-            Message::Scanned(envelope, _) | Message::LeftAlone(envelope, _) => Some(envelope),
-            Message::None => self.judged.take(),
-        }
-    }
-
-    /// The message will not be completed, or its verdict is not awaited.
-    pub(crate) fn abort(&mut self, outcome: &mut Outcome) {
-        if self.forget().is_some() {
-            outcome.aborted += 1;
-        }
-    }
-
-    fn record(&self, entry: &Entry) {
-        match &self.carrier.journal {
-            Some(journal) => journal.record(entry),
-            None => entry.bounded().log(),
-        }
-    }
-
-    /// Counts a judgement, and writes it down.
-    pub(crate) fn note(&mut self, judgement: &Judgement, outcome: &mut Outcome) {
-        self.judged = None;
-        match &judgement.verdict {
-            None => outcome.unread += 1,
-            Some(verdict) => {
-                outcome.messages += 1;
-                match verdict {
-                    Verdict::Clean => {}
-                    Verdict::Infected(_) => outcome.infected += 1,
-                    Verdict::Unscannable(_) => outcome.unscannable += 1,
+        let (crossing, judging): (_, judge::Judging) =
+            match mem::replace(&mut self.message, Message::None) {
+                Message::Scanned(crossing, scan) => {
+                    let case = self.case(crossing.envelope.clone());
+                    (crossing, Box::pin(case.judge(scan)))
                 }
-            }
-        }
-        self.record(&judgement.entry);
+                Message::LeftAlone(crossing) => {
+                    let case = self.case(crossing.envelope.clone());
+                    let judgement = case.left_alone(crossing.bytes);
+                    (crossing, Box::pin(std::future::ready(judgement)))
+                }
+                other => {
+                    self.message = other;
+                    return None;
+                }
+            };
+        self.message = Message::Waiting(crossing);
+        Some(judging)
     }
 
-    pub(crate) fn event(&mut self, event: &Event, outcome: &mut Outcome) -> Scanning {
+    /// The message has its verdict.
+    pub(crate) fn judged(&mut self, entry: Entry) {
+        self.message = Message::Judged(Box::new(entry));
+    }
+
+    /// The message will not be completed, or its verdict is not awaited any more.
+    pub(crate) fn abort(&mut self) {
+        self.message = match mem::replace(&mut self.message, Message::None) {
+            Message::Scanned(crossing, _) | Message::LeftAlone(crossing) => {
+                Message::Waiting(crossing)
+            }
+            other => other,
+        };
+    }
+
+    pub(crate) fn event(&mut self, event: &Event, outcome: &mut Outcome) {
         let session = &self.facts.id;
         match event {
+            Event::Settled(settled) => self.settle(settled, outcome),
             Event::Opaque(OpaqueReason::Tls) => {
                 outcome.opaque = Some(Opaque::Tls);
                 info!(session, "session went to TLS: not scanned from here on");
@@ -141,23 +121,9 @@ impl<'a> Observer<'a> {
             Event::TimedOut { side } => warn!(session, ?side, "timed out"),
             // By SMTP its end still waits for the verdict.
             Event::HoldLimit if self.facts.protocol == Protocol::Smtp => {
-                warn!(session, "message over the hold limit: streamed");
+                warn!(session, "a message cannot be held: streamed");
             }
-            Event::HoldLimit => {
-                // Counted here, and so no longer as cut off when its scan is dropped.
-                outcome.messages += 1;
-                outcome.unscannable += 1;
-                warn!(session, "a message cannot be held: not scanned");
-                let action = match self.carrier.mail.pop3.on_hold_failure {
-                    OnHoldFailure::Pass => journal::Action::Passed,
-                    OnHoldFailure::Replace => journal::Action::Replaced,
-                };
-                if let Some(envelope) = self.forget() {
-                    let reason = "it was too large to be held, or there was no room for it";
-                    self.record(&self.case(envelope).unread(reason, action));
-                }
-                return Scanning::Over;
-            }
+            Event::HoldLimit => warn!(session, "a message cannot be held: not scanned"),
             Event::Unscanned(UnscannedReason::Burl) => {
                 outcome.messages += 1;
                 outcome.unscannable += 1;
@@ -165,6 +131,141 @@ impl<'a> Observer<'a> {
             }
             Event::Authenticated => {}
         }
-        Scanning::GoesOn
+    }
+
+    /// What became of the message: counted, and written down.
+    fn settle(&mut self, settled: &Settled, outcome: &mut Outcome) {
+        let entry = match mem::replace(&mut self.message, Message::None) {
+            Message::None => return,
+            Message::Judged(entry) => judged_entry(*entry, settled),
+            Message::Scanned(crossing, _)
+            | Message::LeftAlone(crossing)
+            | Message::Waiting(crossing) => {
+                let (verdict, reason) = without_verdict(settled.by);
+                Entry {
+                    verdict,
+                    reason,
+                    action: action(settled.done),
+                    ..self.case(crossing.envelope).unjudged(crossing.bytes)
+                }
+            }
+        };
+        count(&entry, outcome);
+        self.record(&entry);
+    }
+
+    fn case(&self, envelope: Envelope) -> Case {
+        Case {
+            facts: self.facts.clone(),
+            envelope,
+            policy: self.carrier.policy.clone(),
+            mail: self.carrier.mail.clone(),
+            scanner: self.scanner.clone(),
+            vault: self.carrier.vault.clone(),
+        }
+    }
+
+    fn record(&self, entry: &Entry) {
+        match &self.carrier.journal {
+            Some(journal) => journal.record(entry),
+            None => entry.bounded().log(),
+        }
+    }
+}
+
+/// What a judged message's entry is once the decision has been carried out, or could not be.
+fn judged_entry(mut entry: Entry, settled: &Settled) -> Entry {
+    let done = action(settled.done);
+    if settled.by == SettledBy::LineEnds && entry.verdict == journal::Verdict::Clean {
+        // Another program may read another message.
+        (entry.verdict, entry.reason) = unscannable(LINE_ENDS);
+    } else if done != entry.action {
+        entry.decided = Some(entry.action);
+    }
+    Entry { action: done, answer: settled.answer.unwrap_or_default(), ..entry }
+}
+
+const LINE_ENDS: &str = "its line ends could be read in several ways";
+
+fn unscannable(reason: &str) -> (journal::Verdict, String) {
+    (journal::Verdict::Unscannable, reason.to_owned())
+}
+
+/// What is said of a message that was settled before it had a verdict.
+fn without_verdict(by: SettledBy) -> (journal::Verdict, String) {
+    match by {
+        SettledBy::LineEnds => unscannable(LINE_ENDS),
+        SettledBy::NoRoom => {
+            unscannable("it was too large to be held, or there was no room for it")
+        }
+        SettledBy::NoVerdict | SettledBy::Decision => unscannable("no verdict came in time"),
+        SettledBy::Peer(side) => {
+            let who = match side {
+                Side::Client => "the client went away, broke off or fell silent",
+                Side::Server => "the mail server went away, refused it or fell silent",
+            };
+            (journal::Verdict::CutOff, format!("{who} before the mail was done with"))
+        }
+    }
+}
+
+fn action(done: Done) -> journal::Action {
+    match done {
+        Done::Passed => journal::Action::Passed,
+        Done::Refused => journal::Action::Refused,
+        Done::Replaced => journal::Action::Replaced,
+        Done::Edited => journal::Action::Edited,
+        Done::Deferred => journal::Action::Deferred,
+        Done::CutOff => journal::Action::CutOff,
+    }
+}
+
+/// Counters say what the journal says.
+fn count(entry: &Entry, outcome: &mut Outcome) {
+    match entry.verdict {
+        journal::Verdict::Clean => outcome.messages += 1,
+        journal::Verdict::Infected => {
+            outcome.messages += 1;
+            outcome.infected += 1;
+        }
+        journal::Verdict::Unscannable => {
+            outcome.messages += 1;
+            outcome.unscannable += 1;
+        }
+        journal::Verdict::Unread => outcome.unread += 1,
+        journal::Verdict::CutOff => {}
+    }
+    if entry.action == journal::Action::CutOff {
+        outcome.aborted += 1;
+    }
+}
+
+/// A session that is stopped from here (a program that ends) tells of its mail, too, where it
+/// certainly is one: what a server said to an unknown POP3 command need not be.
+impl Drop for Observer<'_> {
+    fn drop(&mut self) {
+        let is_mail = |crossing: &Crossing| {
+            let envelope = &crossing.envelope;
+            envelope.protocol == Protocol::Smtp || envelope.message_number.is_some()
+        };
+        let entry = match mem::replace(&mut self.message, Message::None) {
+            Message::Judged(entry) => {
+                Entry { decided: Some(entry.action), action: journal::Action::CutOff, ..*entry }
+            }
+            Message::Scanned(crossing, _)
+            | Message::LeftAlone(crossing)
+            | Message::Waiting(crossing)
+                if is_mail(&crossing) =>
+            {
+                Entry {
+                    verdict: journal::Verdict::CutOff,
+                    reason: "the session was stopped from here".to_owned(),
+                    action: journal::Action::CutOff,
+                    ..self.case(crossing.envelope).unjudged(crossing.bytes)
+                }
+            }
+            _ => return,
+        };
+        self.record(&entry);
     }
 }

@@ -17,7 +17,6 @@ use tracing::warn;
 
 use crate::hold::{Edited, Hold, Item, Stuffing};
 use crate::judge::{Judgement, Judging};
-use crate::observer::Scanning;
 use crate::{
     Carried, LINGER_MAX, OPAQUE_IDLE_MAX, Observer, Outcome, READ_BYTES_MAX, WRITE_QUEUE_BYTES_MAX,
     couple,
@@ -155,9 +154,10 @@ where
             }
             Step::Verdict(judgement) => {
                 self.judged = None;
-                self.observer.note(&judgement, &mut self.outcome);
-                self.edited = judgement.edited;
-                self.session.verdict(judgement.decision, now());
+                let Judgement { decision, edited, entry } = *judgement;
+                self.observer.judged(entry);
+                self.edited = edited;
+                self.session.verdict(decision, now());
             }
             Step::Timeout => {
                 self.armed = None;
@@ -196,7 +196,7 @@ where
                 Output::MessageEnd => self.judged = self.observer.end(),
                 Output::MessageAbort => {
                     self.judged = None;
-                    self.observer.abort(&mut self.outcome);
+                    self.observer.abort();
                 }
                 Output::Hold(bytes) => self.hold(&bytes),
                 Output::SendHeld { to, bytes } => self.send_held(to, bytes),
@@ -207,11 +207,7 @@ where
                     let items = self.edited.take().map(|edited| edited.items(framing));
                     items.into_iter().flatten().for_each(|item| self.push(to, item));
                 }
-                Output::Event(event) => {
-                    if self.observer.event(&event, &mut self.outcome) == Scanning::Over {
-                        self.judged = None;
-                    }
-                }
+                Output::Event(event) => self.observer.event(&event, &mut self.outcome),
             }
         }
     }

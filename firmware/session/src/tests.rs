@@ -1,6 +1,9 @@
 //! Whole sessions between in-memory legs, with a scanner that knows one word.
 
+mod written;
+
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use journal::Journal;
@@ -63,9 +66,13 @@ fn carrier() -> Carrier {
     carrier_with(Spooler::default(), &[])
 }
 
+fn journal_in(folder: &Path) -> Arc<Journal> {
+    Arc::new(Journal::open(folder, journal::Limits::default()).unwrap())
+}
+
 fn facts(protocol: Protocol) -> Facts {
     Facts {
-        id: "00ff".to_owned(),
+        id: "00ff00ff".to_owned(),
         protocol,
         client: "192.0.2.1:4000".to_owned(),
         server: "192.0.2.25:25".to_owned(),
@@ -320,12 +327,10 @@ async fn what_is_refused_can_be_kept_and_every_mail_is_written_down() {
     let key = VaultKey::derive(b"a secret").unwrap();
     let limits = quarantine::settings::QuarantineSettings::default().limits();
     let vault = Vault::open(&folder.path().join("kept"), &key, limits);
-    let limits = journal::settings::JournalSettings::default().limits();
-    let journal = Journal::open(&folder.path().join("journal"), limits);
     let mut carrier = carrier();
     carrier.policy = policy("refuse+quarantine");
     carrier.vault = Some(Arc::new(vault.unwrap()));
-    carrier.journal = Some(Arc::new(journal.unwrap()));
+    carrier.journal = Some(journal_in(folder.path()));
     const MAIL: &str = "Message-ID: <7@a.example>\r\n\r\nEVIL\r\n";
     carried_by(&carrier, Protocol::Smtp, 100, |mut client, mut server| async move {
         open_transaction(&mut client, &mut server).await;
@@ -333,9 +338,9 @@ async fn what_is_refused_can_be_kept_and_every_mail_is_written_down() {
         assert!(hear(&mut client, "\r\n").await.starts_with("554 "));
     })
     .await;
-    let found = journal::find(&folder.path().join("journal"), "<7@a.example>").unwrap();
+    let found = journal::find(folder.path(), "<7@a.example>").unwrap();
     let entry = &found.entries[0];
-    assert_eq!((entry.name.as_str(), entry.session.as_str()), ("Evil.Word", "00ff"));
+    assert_eq!((entry.name.as_str(), entry.session.as_str()), ("Evil.Word", "00ff00ff"));
     assert_eq!(entry.mail_from, "a@a.example");
     let id = entry.quarantine.parse().unwrap();
     let content = carrier.vault.unwrap().open_content(id).unwrap();
@@ -382,7 +387,7 @@ async fn a_large_mail_is_held_in_a_file_and_arrives_byte_for_byte() {
 
 #[tokio::test]
 async fn without_room_to_hold_a_fetched_mail_passes_and_counts_as_unscanned() {
-    let carrier = carrier_with(Spooler::new(std::path::Path::new("/nonexistent"), 100), &[]);
+    let carrier = carrier_with(Spooler::new(Path::new("/nonexistent"), 100), &[]);
     let body = "0123456789abcdef\r\n".repeat(40);
     let answer = format!("+OK\r\nSubject: x\r\n\r\n{body}.\r\n");
     let outcome = carried_by(&carrier, Protocol::Pop3, 100, |mut client, mut server| async move {

@@ -179,14 +179,13 @@ impl Log {
         };
         let Some(session) = field(&SESSION) else { return };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(verdict) = field(&VERDICT) {
+        // What was cut off has no verdict that a case could be about.
+        if let Some(verdict) = field(&VERDICT).filter(|verdict| verdict != "cut-off") {
             let verdict = match field(&REASON) {
                 Some(reason) if verdict == "unscannable" => format!("{verdict}: {reason}"),
                 _ => verdict,
             };
             state.verdicts.entry(session).or_default().push(verdict);
-        } else if line.contains("hold limit: not scanned") {
-            state.verdicts.entry(session).or_default().push("unscannable: hold limit".to_owned());
         } else if line.contains("session ended")
             && let Some(client) = field(&CLIENT).and_then(|client| client.parse().ok())
         {

@@ -56,7 +56,7 @@ fn fetched(language: Language, message: &[u8], decision: Decision) -> Option<Vec
     // An opaque start; the session only adds to it.
     #[allow(clippy::disallowed_methods, reason = "as the driver does, once")]
     let now = Instant::now();
-    let mut session = Session::new(Protocol::Pop3, &settings, now);
+    let mut session = Session::new(Protocol::Pop3, &settings, now, 0);
     let mut reply = Vec::new();
     let mut kept = Vec::new();
     let mut decision = Some(decision);

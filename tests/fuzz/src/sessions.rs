@@ -86,7 +86,7 @@ fn play(protocol: Protocol, choice: u8, moves: &[Move], piece: usize) -> Outcome
     #[allow(clippy::disallowed_methods, reason = "as the driver does, once")]
     let now = Instant::now();
     let mut player = Player {
-        session: Session::new(protocol, &settings, now),
+        session: Session::new(protocol, &settings, now, 0),
         now,
         message: Message::None,
         kept: Vec::new(),

@@ -13,9 +13,6 @@ const SHORT_VALUE_CHARS_MAX: usize = 250;
 /// In the place of a From that is missing or empty.
 const FROM_UNKNOWN: &str = "\"(unknown sender)\" <unknown@invalid>";
 
-/// In the place of a Date that is missing or odd: there is no clock here, and RFC 5322 wants one.
-const DATE_UNKNOWN: &str = "Thu, 01 Jan 1970 00:00:00 +0000";
-
 /// The beginning of a message's content, kept while it streams by.
 #[derive(Default)]
 pub(crate) struct HeaderCapture {
@@ -75,17 +72,14 @@ impl HeaderCapture {
         encoded_words(&self.field("Subject").map(|raw| clean(&raw)).unwrap_or_default())
     }
 
-    /// The Date, or that of the newest Received.
-    pub(super) fn date(&self) -> String {
+    /// The Date, or that of the newest Received, if either is one.
+    pub(super) fn date(&self) -> Option<String> {
         let received = || {
             let raw = self.field("Received")?;
             Some(raw.get(raw.iter().rposition(|byte| *byte == b';')? + 1..)?.to_vec())
         };
         let date = |raw: Vec<u8>| Some(clean(&raw)).filter(|value| is_date(value));
-        self.field("Date")
-            .and_then(date)
-            .or_else(|| received().and_then(date))
-            .unwrap_or_else(|| DATE_UNKNOWN.to_owned())
+        self.field("Date").and_then(date).or_else(|| received().and_then(date))
     }
 
     pub(super) fn message_id(&self) -> Option<String> {

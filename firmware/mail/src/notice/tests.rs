@@ -33,7 +33,7 @@ fn notice<'a>(
     cause: Cause<'a>,
     original: &'a HeaderCapture,
 ) -> Notice<'a> {
-    Notice { templates, language, protocol: Protocol::Pop3, cause, original }
+    Notice { templates, language, protocol: Protocol::Pop3, cause, original, unix_s: 1_790_000_000 }
 }
 
 /// A notice as read by a client: header fields unfolded, and the decoded body.
@@ -186,7 +186,7 @@ fn missing_and_unsafe_fields_have_safe_stand_ins() {
     };
     let empty = notice(b"");
     assert_eq!(empty.field("From"), "\"(unknown sender)\" <unknown@invalid>");
-    assert_eq!(empty.field("Date"), "Thu, 01 Jan 1970 00:00:00 +0000");
+    assert_eq!(empty.field("Date"), "Mon, 21 Sep 2026 14:13:20 +0000");
     assert!(empty.fields.iter().all(|(name, _)| name != "Message-ID"));
     let odd = notice(
         b"Message-ID: <a b@c>\r\nDate: yesterday\x00\r\n\

@@ -117,7 +117,7 @@ impl Pop3Session {
         self.refused += 1;
         if self.refused > REFUSED_COMMANDS_MAX {
             self.event(Event::Violation { side: Side::Client, what: Violation::ForbiddenCommand });
-            return self.fail(replies::TOO_MANY_REFUSED);
+            return self.fail(Side::Client, replies::TOO_MANY_REFUSED);
         }
         self.enqueue(InFlight::Own(reply), now);
         self.settle();

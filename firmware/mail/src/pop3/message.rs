@@ -15,6 +15,8 @@ const JOINED_PIECE_BYTES_MAX: usize = 4 * 1024;
 pub(super) struct Message {
     pub(super) stream: DotStream,
     pub(super) fate: Fate,
+    /// It is the answer to RETR or TOP, and so a mail.
+    pub(super) is_retrieved: bool,
     /// The driver keeps a beginning of the answer: all of it so far, if its fate is [`Fate::Held`].
     pub(super) is_kept: bool,
     /// The beginning of the content, for a notice and for the keep-alive.
@@ -75,8 +77,14 @@ impl Early {
 }
 
 impl Message {
-    pub(super) fn new(status_bytes: usize, stream: DotStream, early: Early) -> Self {
+    pub(super) fn new(
+        is_retrieved: bool,
+        status_bytes: usize,
+        stream: DotStream,
+        early: Early,
+    ) -> Self {
         Self {
+            is_retrieved,
             stream,
             fate: Fate::Held,
             is_kept: true,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::message::{Fate, Message, Piecemeal};
 use super::{OnHoldFailure, Pop3Session, Reading};
 use crate::notice::{Cause, Notice};
-use crate::{Decision, Event, Finding, Framing, Output, Protocol, Side};
+use crate::{Decision, Done, Event, Finding, Framing, Output, Protocol, SettledBy, Side};
 
 /// Name of the finding for a message whose end clients could see in different places.
 pub(super) const MALFORMED_LINE_END: &str = "Malformed.LineEnd";
@@ -21,7 +21,7 @@ const STATUS: &[u8] = b"+OK\r\n";
 
 impl Pop3Session {
     /// Carries out the decision on the message that waits for it.
-    pub(super) fn decide(&mut self, decision: Decision, now: Instant) {
+    pub(super) fn decide(&mut self, decision: Decision, by: SettledBy, now: Instant) {
         let message = match mem::replace(&mut self.reading, Reading::Reply) {
             Reading::Verdict { message, .. } => message,
             other => return self.reading = other,
@@ -29,40 +29,48 @@ impl Pop3Session {
         self.server.heard = now;
         match decision {
             Decision::Refuse(finding) | Decision::Replace(finding) => {
-                self.replace(&message, Cause::Refused(&finding));
+                self.replace(&message, Cause::Refused(&finding), now);
+                self.settled(Done::Replaced, by);
             }
-            Decision::Edit(finding) => self.edit(&message, &finding),
+            Decision::Edit(finding) => self.edit(&message, &finding, now),
             Decision::Release | Decision::Tempfail { .. } if message.fate == Fate::Malformed => {
                 let finding = Finding {
                     name: MALFORMED_LINE_END.to_owned(),
                     engine: "avr".to_owned(),
                     ..Finding::default()
                 };
-                self.replace(&message, Cause::Refused(&finding));
+                self.replace(&message, Cause::Refused(&finding), now);
+                self.settled(Done::Replaced, SettledBy::LineEnds);
             }
-            Decision::Release => self.send_held(None),
+            Decision::Release => {
+                self.send_held(None);
+                self.settled(Done::Passed, by);
+            }
             Decision::Tempfail { reason } => {
-                self.replace(&message, Cause::Unscanned { reason: &reason });
+                self.replace(&message, Cause::Unscanned { reason: &reason }, now);
+                self.settled(Done::Deferred, by);
             }
         }
         self.answered(now);
     }
 
     /// The driver's version goes out, if nothing of the original's header has left.
-    fn edit(&mut self, message: &Message, finding: &Finding) {
+    fn edit(&mut self, message: &Message, finding: &Finding, now: Instant) {
         // An edited message may still have the line ends that two programs read in two ways.
         if message.fate == Fate::Malformed || message.early.out_bytes > 0 {
-            return self.replace(message, Cause::Refused(finding));
+            self.replace(message, Cause::Refused(finding), now);
+            return self.settled(Done::Replaced, SettledBy::Decision);
         }
         self.outputs.push_back(Output::DropHeld);
         if !message.early.status_is_out {
             self.send(Side::Client, Bytes::from_static(STATUS));
         }
         self.outputs.push_back(Output::SendEdited { to: Side::Client, framing: Framing::Dots });
+        self.settled(Done::Edited, SettledBy::Decision);
     }
 
     /// A notice goes out in the place of what has not left.
-    fn replace(&mut self, message: &Message, cause: Cause<'_>) {
+    fn replace(&mut self, message: &Message, cause: Cause<'_>, now: Instant) {
         if message.is_kept {
             self.outputs.push_back(Output::DropHeld);
         }
@@ -72,6 +80,7 @@ impl Pop3Session {
             protocol: Protocol::Pop3,
             cause,
             original: &message.headers,
+            unix_s: self.wall.unix_s(now),
         };
         let reply = if message.early.status_is_out {
             notice.pop3_rest(message.early.out_bytes)
@@ -116,6 +125,7 @@ impl Pop3Session {
         self.event(Event::HoldLimit);
         self.outputs.push_back(Output::MessageAbort);
         self.send_held(None);
+        self.settled(Done::Passed, SettledBy::NoRoom);
         match mem::replace(&mut self.reading, Reading::Reply) {
             Reading::Message { message, since } => {
                 self.reading = Reading::List { stream: message.stream, since };
@@ -129,7 +139,8 @@ impl Pop3Session {
         let reading = mem::replace(&mut self.reading, Reading::Reply);
         if let Reading::Message { message, .. } | Reading::Verdict { message, .. } = reading {
             self.server.heard = now;
-            self.replace(&message, Cause::Unscanned { reason: NO_ROOM });
+            self.replace(&message, Cause::Unscanned { reason: NO_ROOM }, now);
+            self.settled(Done::Deferred, SettledBy::NoRoom);
             self.answered(now);
         }
     }

@@ -87,7 +87,7 @@ impl Pop3Session {
         }
         match (&self.reading, end) {
             // Nothing of a held message goes out, and no end of it is made up.
-            (Reading::Message { .. }, _) | (_, End::Reset) => self.close(end, end),
+            (Reading::Message { .. }, _) | (_, End::Reset) => self.close(Side::Server, end, end),
             _ => {
                 let rest = self.server.partial();
                 self.send(Side::Client, rest);
@@ -228,6 +228,7 @@ impl Pop3Session {
             message_number: number,
         }));
         let due = self.turn_since.checked_add(self.settings.keep_alive_first);
+        let is_retrieved = status.is_some();
         let mut received_bytes = 0;
         let early = match status {
             None => Early::behind_status(due),
@@ -240,7 +241,7 @@ impl Pop3Session {
                 early
             }
         };
-        let message = Message::new(received_bytes, DotStream::new(lf_only), early);
+        let message = Message::new(is_retrieved, received_bytes, DotStream::new(lf_only), early);
         self.reading = Reading::Message { message: Box::new(message), since: now };
     }
 

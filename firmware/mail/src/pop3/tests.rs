@@ -7,6 +7,7 @@ mod holding;
 mod keep_alive;
 mod messages;
 mod properties;
+mod settled;
 mod unknown;
 mod waiting;
 
@@ -22,7 +23,9 @@ struct Seen {
     wires: Wires,
     /// Messages begun: number, content, and whether they ended (`None`: aborted).
     messages: Vec<(Option<u32>, Vec<u8>, Option<bool>)>,
+    /// But for [`Event::Settled`].
     events: Vec<Event>,
+    settled: Vec<Settled>,
 }
 
 /// A session between a scripted client and server.
@@ -36,6 +39,8 @@ struct Script {
     decisions: VecDeque<Option<Decision>>,
     /// The last message has ended and has no verdict yet.
     is_judged: bool,
+    /// Nothing has been said yet of what becomes of the last message.
+    is_unsettled: bool,
     /// Messages with this in them are refused when no decision is left.
     refuses: Option<&'static [u8]>,
 }
@@ -56,12 +61,16 @@ impl Script {
     fn with(settings: &crate::Settings) -> Self {
         let now = testkit::epoch();
         Self {
-            session: Pop3Session::new(settings, now),
+            session: Pop3Session::new(
+                settings,
+                WallClock { started: now, started_unix_s: 1_790_000_000 },
+            ),
             now,
             seen: Seen::default(),
             sizes: Vec::new(),
             decisions: VecDeque::new(),
             is_judged: false,
+            is_unsettled: false,
             refuses: None,
         }
     }
@@ -149,6 +158,7 @@ impl Script {
                     let before = seen.messages.last().map(|message| message.2);
                     assert!(before != Some(Some(false)) && !self.is_judged, "one at a time");
                     assert!(seen.wires.held.is_empty(), "nothing is left of the one before");
+                    self.is_unsettled = true;
                     seen.messages.push((envelope.message_number, Vec::new(), Some(false)));
                 }
                 Output::MessageData(bytes) => {
@@ -180,6 +190,11 @@ impl Script {
                 | Output::SendHeld { .. }
                 | Output::DropHeld
                 | Output::SendEdited { .. } => panic!("the session keeps its messages itself"),
+                Output::Event(Event::Settled(settled)) => {
+                    assert!(std::mem::take(&mut self.is_unsettled), "of a message, and once");
+                    assert!(!self.is_judged, "nothing is awaited of it any more");
+                    seen.settled.push(settled);
+                }
                 Output::Event(event) => seen.events.push(event),
                 other => unreachable!("the wires perform {other:?}"),
             }

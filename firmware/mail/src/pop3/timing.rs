@@ -6,7 +6,7 @@ use super::{
     ANSWER_TIMEOUT, HALF_CLOSED_TIMEOUT, IDLE_TIMEOUT, InFlight, LINE_TIMEOUT, MULTI_LINE_TIMEOUT,
     ODD_END_TIMEOUT, Phase, Pop3Session, Reading, Turn, UNFRAMED_TIMEOUT, VERDICT_TIMEOUT, replies,
 };
-use crate::{Decision, End, Event, Output, Side};
+use crate::{Decision, End, Event, Output, SettledBy, Side};
 
 /// Something that must come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,17 +88,17 @@ impl Pop3Session {
         match wait {
             Wait::Server => {
                 self.event(Event::TimedOut { side: Side::Server });
-                self.fail(replies::SERVER_TIMED_OUT);
+                self.fail(Side::Server, replies::SERVER_TIMED_OUT);
             }
             // RFC 1939 section 3: closed without a reply.
             Wait::Client => {
                 self.event(Event::TimedOut { side: Side::Client });
-                self.close(End::Fin, End::Reset);
+                self.close(Side::Client, End::Fin, End::Reset);
             }
             Wait::Verdict => {
                 self.outputs.push_back(Output::MessageAbort);
                 let reason = "the scan took too long".to_owned();
-                self.decide(Decision::Tempfail { reason }, now);
+                self.decide(Decision::Tempfail { reason }, SettledBy::NoVerdict, now);
             }
             Wait::OddEnd => self.end_message(now),
             // Its client's next step ends it.

@@ -77,7 +77,10 @@ impl SmtpSession {
                 self.hold(Last { before: line, after: Bytes::new(), kind });
             }
             Body::Open(_) => self.forward(line, Pending::Url { is_last, is_behind: true }),
-            Body::None => self.forward(line, Pending::Url { is_last, is_behind: false }),
+            // The one before is answered by now: see `content`.
+            Body::None | Body::Judged | Body::Sent(_) => {
+                self.forward(line, Pending::Url { is_last, is_behind: false });
+            }
         }
     }
 
@@ -85,9 +88,10 @@ impl SmtpSession {
         let refusal = match self.body {
             Body::Open(_) => None,
             Body::Dead => Some(text::CHUNK_OF_DEAD),
-            Body::None if !self.chunking => Some(text::CHUNKING_NOT_OFFERED),
-            Body::None if self.transaction.rcpt_to.is_empty() => Some(text::CHUNK_OUT_OF_TURN),
-            Body::None => None,
+            _ if !self.chunking => Some(text::CHUNKING_NOT_OFFERED),
+            _ if self.transaction.rcpt_to.is_empty() => Some(text::CHUNK_OUT_OF_TURN),
+            // The one before is answered by now: see `content`.
+            Body::None | Body::Judged | Body::Sent(_) => None,
         };
         let (left, course) = if refusal.is_some() {
             (size.bytes, Course::Skip { reply: refusal })
@@ -162,7 +166,7 @@ impl SmtpSession {
                 let data = BytesMut::new();
                 let course = match self.body {
                     Body::Open(_) => Course::Hold { line: size.to_line(), data, is_tail: true },
-                    Body::None | Body::Dead => Course::Skip { reply: None },
+                    _ => Course::Skip { reply: None },
                 };
                 self.phase = Phase::Chunk(Chunk { left: tail, course, pace: chunk.pace });
             }
@@ -185,7 +189,7 @@ impl SmtpSession {
 
 impl ChunkSize {
     /// The command line that says it.
-    fn to_line(self) -> Bytes {
+    pub(super) fn to_line(self) -> Bytes {
         let last = if self.is_last { " LAST" } else { "" };
         format!("BDAT {}{last}\r\n", self.bytes).into()
     }

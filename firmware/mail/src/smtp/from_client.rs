@@ -8,7 +8,7 @@ use super::state::{AfterDrain, Content, Last, LastKind, Outlet, Pending, Phase, 
 use super::{COMMAND_LINE_BYTES_MAX, OUTPUTS_MAX, REFUSED_COMMANDS_MAX, SmtpSession, text};
 use crate::TLS_HANDSHAKE;
 use crate::dot::Piece;
-use crate::{End, Event, Side, Violation};
+use crate::{Done, End, Event, SettledBy, Side, Violation};
 
 impl SmtpSession {
     /// True if something changed.
@@ -178,7 +178,7 @@ impl SmtpSession {
 
     /// Forwards a command that has no place between the chunks of a message.
     fn abandon(&mut self, line: Bytes, pending: Pending) {
-        self.abort_message();
+        self.abort_message(Side::Client);
         self.forward(line, pending);
     }
 
@@ -233,6 +233,7 @@ impl SmtpSession {
                 Piece::Trick => {
                     let what = Violation::BareLineEnd;
                     self.event(Event::Violation { side: Side::Client, what });
+                    self.give_message_up(Done::Refused, SettledBy::LineEnds);
                     self.drop_server(text::SMUGGLING.into(), AfterDrain::Orphan);
                 }
                 Piece::End { marker, content } => {
@@ -284,7 +285,7 @@ impl SmtpSession {
             // The replies still go to the client; a line without its end is no command, and chunks
             // without a last one are no message.
             Phase::Commands | Phase::Sasl if !self.pending.is_full() => {
-                self.abort_message();
+                self.abort_message(Side::Client);
                 self.shutdown(Side::Server, End::Fin);
             }
             Phase::TlsHello | Phase::Opaque => {

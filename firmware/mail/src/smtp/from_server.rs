@@ -53,6 +53,7 @@ impl SmtpSession {
             if in_message {
                 self.drop_server(reply.into_bytes(), AfterDrain::Close);
             } else {
+                self.settle_sent(Some(reply.code));
                 self.relay(reply);
                 self.close(End::Fin);
             }
@@ -89,6 +90,12 @@ impl SmtpSession {
         let code = reply.code;
         let class = reply.class();
         let accepted = class == 2;
+        if matches!(
+            pending,
+            Pending::EndOfData | Pending::LastChunk | Pending::Url { is_last: true, .. }
+        ) {
+            self.settle_sent(Some(code));
+        }
         match pending {
             Pending::Ehlo if accepted => {
                 self.chunking = reply.offers("CHUNKING");
@@ -177,14 +184,14 @@ impl SmtpSession {
     pub(super) fn lose_framing(&mut self, reply: Option<Reply>) {
         match self.settings.unframed {
             Unframed::Opaque => {
-                self.abort_message();
+                self.abort_message(Side::Client);
                 if let Some(reply) = reply {
                     self.relay(reply);
                 }
                 self.event(Event::Opaque(OpaqueReason::Unframed));
                 self.phase = Phase::Opaque;
             }
-            Unframed::Close => self.give_up(text::UNFRAMED),
+            Unframed::Close => self.give_up(Side::Client, text::UNFRAMED),
         }
     }
 
@@ -210,7 +217,7 @@ impl SmtpSession {
             }
             Phase::Chunk(chunk) => self.lose_server(Rest::Bytes(chunk.rest()), chunk.pace),
             Phase::Held(_) | Phase::Judged(..) => {
-                self.abort_message();
+                self.abort_message(Side::Server);
                 self.send(Side::Client, text::SERVER_LOST.into());
                 self.close(End::Fin);
             }
@@ -233,7 +240,7 @@ impl SmtpSession {
 
     /// The same in the middle of a message, whose rest the client is still sending.
     fn lose_server(&mut self, rest: Rest, pace: Pace) {
-        self.abort_message();
+        self.abort_message(Side::Server);
         self.send(Side::Client, text::SERVER_LOST.into());
         self.shutdown(Side::Server, End::Reset);
         self.pending.clear();

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::command::ChunkSize;
 use crate::dot::DotFramer;
 use crate::notice::HeaderCapture;
-use crate::{Finding, Framing};
+use crate::{Done, Finding, Framing, SettledBy};
 
 /// What the next bytes of the client are.
 pub(super) enum Phase {
@@ -108,8 +108,7 @@ pub(super) enum Judged {
     Release,
     Replace(Finding),
     Edit(Finding),
-    /// With the reply.
-    Refuse(Bytes),
+    Refuse { reply: Bytes, done: Done, by: SettledBy },
 }
 
 /// What is left of a message that nobody wants any more.
@@ -136,11 +135,15 @@ pub(super) enum AfterDrain {
 /// The message of the transaction, as far as the driver knows it.
 #[derive(Default)]
 pub(super) enum Body {
-    /// None has begun, or it has its verdict.
+    /// None has begun, or all is said of it.
     #[default]
     None,
     /// Between `MessageBegin` and the verdict.
     Open(Option<Kept>),
+    /// It has its verdict, which is carried out once its chunks are answered.
+    Judged,
+    /// This has gone to the server whole, and is not answered yet.
+    Sent(Done),
     /// Some of it is at the server and it was given up; it must not be completed. Ends with the
     /// transaction.
     Dead,

@@ -14,13 +14,14 @@ mod messages;
 mod properties;
 mod sasl;
 mod server;
+mod settled;
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::*;
-use crate::{Finding, Side};
+use crate::{Finding, Settled, Side};
 use Step::*;
 
 /// One line of a script.
@@ -41,6 +42,8 @@ enum Step {
     SEnd(End),
     /// Seconds pass.
     After(u64),
+    /// There is no room for what the driver was to keep.
+    HoldFailed,
     /// Whether more is wanted from that side.
     Wants(Side, bool),
 }
@@ -56,6 +59,9 @@ struct Lab {
     /// What the driver keeps ([`Output::Hold`]).
     kept: Vec<u8>,
     scan: Scan,
+    /// Messages begun, and what became of them.
+    begun: usize,
+    settled: Vec<Settled>,
     /// The content of the last message that ended, and of all that were released.
     ended: Vec<u8>,
     released: Vec<Vec<u8>>,
@@ -81,10 +87,11 @@ impl Lab {
 
     fn with(smtp: Settings) -> Self {
         let now = testkit::epoch();
-        let session = SmtpSession::new(&crate::Settings { smtp, ..Default::default() }, now);
+        let wall = WallClock { started: now, started_unix_s: 1_790_000_000 };
+        let session = SmtpSession::new(&crate::Settings { smtp, ..Default::default() }, wall);
         let (to_client, to_server, content, did, kept) = Default::default();
         let (scan, ends, judges) = (Scan::None, [None; 2], None);
-        let (ended, released) = Default::default();
+        let (ended, released, begun, settled) = Default::default();
         Self {
             session,
             now,
@@ -94,6 +101,8 @@ impl Lab {
             did,
             kept,
             scan,
+            begun,
+            settled,
             ended,
             released,
             ends,
@@ -160,6 +169,8 @@ impl Lab {
             Output::MessageBegin(_) => {
                 assert_eq!((self.scan, self.kept.len()), (Scan::None, 0), "one at a time");
                 self.scan = Scan::Open;
+                assert_eq!(self.begun, self.settled.len(), "all is said of the one before");
+                self.begun += 1;
             }
             Output::MessageData(_) | Output::Hold(_) => assert_eq!(self.scan, Scan::Open),
             Output::MessageEnd => {
@@ -170,10 +181,15 @@ impl Lab {
                 assert_ne!(self.scan, Scan::None, "aborted once, and never after its verdict");
                 self.scan = Scan::None;
             }
+            Output::Event(Event::Settled(_)) => {
+                assert_eq!(self.scan, Scan::None, "nothing is awaited of it any more");
+                assert_eq!(self.begun, self.settled.len() + 1, "once");
+            }
             Output::DropHeld | Output::Event(_) => {}
         }
         let is_over = self.ends.iter().all(Option::is_some);
         assert!(!is_over || self.scan == Scan::None, "no scan outlives its session");
+        assert!(!is_over || self.begun == self.settled.len(), "all is said before the end");
     }
 
     fn note(&mut self, output: Output) {
@@ -231,6 +247,10 @@ impl Lab {
                 self.content.clear();
                 "abort".to_owned()
             }
+            Output::Event(Event::Settled(settled)) => {
+                self.settled.push(settled);
+                return;
+            }
             Output::Event(Event::Violation { side, what }) => format!("{what:?} by {side:?}"),
             Output::Event(Event::TimedOut { side }) => format!("timeout of {side:?}"),
             Output::Event(event) => format!("{event:?}"),
@@ -273,6 +293,7 @@ impl Lab {
                     self.session.handle_timeout(self.now);
                 }
             }
+            HoldFailed => self.session.hold_failed(self.now),
             Wants(side, expected) => assert_eq!(self.session.wants(*side), *expected),
         }
         self.drain();

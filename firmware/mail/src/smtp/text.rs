@@ -21,7 +21,6 @@ pub(super) const VERDICT_LATE: &str = "451 4.7.1 The message could not be checke
 pub(super) const LINE_TOO_LONG: &str = "500 5.5.2 Line too long, closing the connection\r\n";
 pub(super) const BARE_LINE_END: &str =
     "500 5.5.2 Lines end with CR LF and contain no NUL, closing the connection\r\n";
-pub(super) const NO_ROOM: &str = "No room to hold the message until it is checked";
 pub(super) const NO_COMMAND: &str = "500 5.5.2 No command\r\n";
 pub(super) const FORBIDDEN: &str = "502 5.5.1 Command not available here\r\n";
 pub(super) const NO_BDAT: &str = "502 5.5.1 BDAT is not available, closing the connection\r\n";

@@ -162,7 +162,7 @@ impl SmtpSession {
                 self.verdict_late();
             } else {
                 self.event(Event::TimedOut { side: Side::Server });
-                self.give_up(text::SERVER_SILENT);
+                self.give_up(Side::Server, text::SERVER_SILENT);
             }
         } else if is_slow || self.client_watch.expired(now).is_some() {
             self.event(Event::TimedOut { side: Side::Client });
@@ -170,7 +170,7 @@ impl SmtpSession {
                 // Replies that are still to come go first.
                 Phase::Commands | Phase::Sasl => self.last_word(text::CLIENT_SILENT),
                 Phase::Drain { .. } => self.close(End::Fin),
-                _ => self.give_up(text::CLIENT_SILENT),
+                _ => self.give_up(Side::Client, text::CLIENT_SILENT),
             }
         }
     }

@@ -237,3 +237,72 @@ fn a_kept_message_is_forgotten_with_its_scan() {
         ],
     ]);
 }
+
+#[test]
+fn without_room_a_message_is_streamed_and_its_end_waits_all_the_same() {
+    let half: &[Step] = &[C("Subject: x\r\n\r\n..hel"), ToS(""), HoldFailed, Did(&["HoldLimit"])];
+    let rest: &[Step] = &[
+        ToS("Subject: x\r\n\r\n..hel"),
+        C("lo\r\n"),
+        C(".\r\n"),
+        ToS("lo"),
+        Did(&["end Subject: x\\r\\n\\r\\n.hello\\r\\n"]),
+        HoldFailed,
+        ToS(""),
+    ];
+    let released: &[Step] = &[Verdict(Decision::Release), ToS("\r\n.\r\n")];
+    let gone: &[Step] = &[Did(&["Reset Server"]), ToS("")];
+    played(&[DATA, half, rest, released, QUEUED]);
+    // The policy decides, as on any message that has been streamed.
+    let later = Decision::Tempfail { reason: "Later".to_owned() };
+    played(&[DATA, half, rest, &[Verdict(later), ToC("451 4.7.1 Later\r\n")], gone]);
+    let refused: &[Step] = &[replace(), ToC("554 5.7.1 Message refused: Eicar\r\n")];
+    played(&[DATA, half, rest, refused, gone]);
+    // It has come in whole already.
+    let whole: &[Step] =
+        &[C("hi\r\n.\r\n"), ToS(""), HoldFailed, Did(&["end hi\\r\\n", "HoldLimit"]), ToS("hi")];
+    played(&[DATA, whole, released, QUEUED]);
+}
+
+#[test]
+fn without_room_a_chunk_goes_on_as_two() {
+    let begun = Did(&["begin a@a.example > b@b.example", "HoldLimit"]);
+    // Its end is held: all of it that is still to come, at most so much.
+    let half: &[Step] = &[C("BDAT 5 LAST\r\nhe"), ToS(""), HoldFailed, begun.clone()];
+    let rest: &[Step] =
+        &[ToS("BDAT 2\r\nhe"), C("llo"), S("250 2 bytes\r\n"), ToC(""), Did(&["end hello"])];
+    let released: &[Step] = &[Verdict(Decision::Release), ToS("BDAT 3 LAST\r\nllo")];
+    played(&[RCPT, half, rest, released, QUEUED]);
+    let refused: &[Step] =
+        &[refuse("Eicar"), ToC("554 5.7.1 Message refused: Eicar\r\n"), Did(&["Reset Server"])];
+    played(&[RCPT, half, rest, refused]);
+    // The server refuses the first of the two: that is its answer to the client's one.
+    let failed: &[Step] = &[
+        ToS("BDAT 2\r\nhe"),
+        S("452 full\r\n"),
+        ToC("452 full\r\n"),
+        Did(&["abort"]),
+        C("lloRSET\r\n"),
+        ToS("RSET\r\n"),
+    ];
+    played(&[RCPT, half, failed]);
+    // It has come in whole already.
+    let whole: &[Step] = &[
+        KEPT_CHUNK,
+        &[HoldFailed, Did(&["HoldLimit"]), ToS("BDAT 5\r\nhello"), S("250 5 bytes\r\n"), ToC("")],
+    ]
+    .concat();
+    played(&[RCPT, whole, &[Verdict(Decision::Release), ToS("BDAT 0 LAST\r\n")], QUEUED]);
+    // A long way before its end.
+    let script: &[Step] = &[
+        C("BDAT 4096 LAST\r\nhe"),
+        HoldFailed,
+        begun,
+        ToS("BDAT 3072\r\nhe"),
+        C("llo"),
+        ToS("llo"),
+        CEnd(End::Fin),
+        Did(&["abort", "Reset Server", "Fin Client"]),
+    ];
+    played(&[RCPT, script]);
+}
