@@ -18,9 +18,11 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::metrics::Count;
-use crate::newcomers::{Newcomers, Unproven};
+use crate::newcomers::Newcomers;
 use crate::notify::Pulsing;
 use crate::{Drain, counters};
+
+pub use crate::newcomers::Unproven;
 
 /// First pause after a failed `accept`; each further failure doubles it.
 pub const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -135,8 +137,9 @@ where
     accept_loop(source, limits, &counters, drain, with_tls).await
 }
 
-/// [`serve`] before TLS.
-pub(crate) async fn accept_loop<H, F>(
+/// [`serve`] before TLS: `handler` gets the stream, and drops [`Unproven`] when the peer has shown who
+/// it is.
+pub async fn accept_loop<H, F>(
     source: impl Accept,
     limits: Limits,
     counters: &Counters,

@@ -9,7 +9,7 @@ use tokio::task::AbortHandle;
 
 /// Held by a connection's task until the peer has proved who it is.
 #[derive(Debug)]
-pub(crate) struct Unproven(Arc<()>);
+pub struct Unproven(Arc<()>);
 
 /// The connections whose [`Unproven`] is still held, oldest first.
 #[derive(Debug)]
