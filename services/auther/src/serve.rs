@@ -138,6 +138,8 @@ impl Auther {
         desk.counters.register(&mut metrics);
         seen.register(metrics.sub_registry_with_prefix("connections"));
         admin_counters.register(metrics.sub_registry_with_prefix("admin"));
+        let admin_connections = metrics.sub_registry_with_prefix("admin_connections");
+        admin_counters.connections.register(admin_connections);
         health.register(&mut metrics);
 
         let router = api::router(desk.registry.clone(), desk.clock, admin_counters.clone());

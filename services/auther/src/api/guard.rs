@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use service_kit::listener::Unproven;
 use tracing::{info, warn};
 
 use super::Api;
@@ -33,6 +34,20 @@ pub enum Peer {
     },
     /// Somebody who has to show a token.
     Tcp(SocketAddr),
+}
+
+/// What a connection holds until a request of it was let through: so long it makes room for others.
+#[derive(Debug, Clone)]
+pub(super) struct Proof(Arc<Mutex<Option<Unproven>>>);
+
+impl Proof {
+    pub(super) fn new(unproven: Option<Unproven>) -> Self {
+        Self(Arc::new(Mutex::new(unproven)))
+    }
+
+    fn given(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
 }
 
 /// Who asks.
@@ -61,6 +76,9 @@ pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Ne
         Ok(caller) => caller,
         Err(problem) => return problem.into_response(),
     };
+    if let Some(proof) = request.extensions().get::<Proof>() {
+        proof.given();
+    }
     let who = caller.actor.name().to_owned();
     request.extensions_mut().insert(caller);
     let response = next.run(request).await;

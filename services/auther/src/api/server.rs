@@ -20,9 +20,11 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use service_kit::Drain;
 use service_kit::files::{FileError, read_pem};
-use service_kit::listener::{HANDSHAKE_TIME_MAX, bind, count};
+use service_kit::listener::{
+    Counters as ListenerCounters, HANDSHAKE_TIME_MAX, Unproven, accept_loop, bind, count,
+};
+use service_kit::{Drain, Limits};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -31,7 +33,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
-use super::guard::Peer;
+use super::guard::{Peer, Proof};
 
 /// Connections at once, by TCP and by the local socket each.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -63,10 +65,11 @@ service_kit::counters! {
         unauthorised,
         /// Answers that something here is wrong.
         failed,
-        /// Connections refused because as many were there as may be.
-        refused,
-        /// TLS handshakes that failed or stalled.
-        handshakes_failed,
+        /// Connections to the local socket refused because as many were there as may be.
+        local_refused,
+    } with {
+        /// Of the port.
+        pub connections: ListenerCounters,
     }
 }
 
@@ -160,29 +163,6 @@ impl Listeners {
     }
 }
 
-/// Where connections come from.
-trait Source: Send {
-    type Stream: Send;
-
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
-}
-
-impl Source for TcpListener {
-    type Stream = (TcpStream, SocketAddr);
-
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send {
-        Self::accept(self)
-    }
-}
-
-impl Source for UnixListener {
-    type Stream = UnixStream;
-
-    async fn accept(&self) -> io::Result<UnixStream> {
-        Self::accept(self).await.map(|(stream, _)| stream)
-    }
-}
-
 #[derive(Debug, Clone)]
 struct Server {
     router: Router,
@@ -192,26 +172,22 @@ struct Server {
 }
 
 impl Server {
+    /// When all places are taken, the oldest connection that has shown no good token makes room.
     async fn serve_tcp(self, listener: TcpListener, tls: Option<TlsAcceptor>) {
-        let (router, counters) = (self.router.clone(), self.counters.clone());
-        self.accept(listener, move |(stream, address)| {
-            secure(stream, address, tls.clone(), router.clone(), counters.clone())
+        let Self { router, counters, drain, drain_max } = self;
+        let limits = Limits { connections_max: CONNECTIONS_MAX, drain_max };
+        let handshakes = counters.clone();
+        accept_loop(listener, limits, &counters.connections, drain, |stream, address, unproven| {
+            let connection =
+                secure(stream, address, unproven, tls.clone(), router.clone(), handshakes.clone());
+            bounded(connection)
         })
         .await;
     }
 
-    async fn serve_unix(self, listener: UnixListener) {
-        let router = self.router.clone();
-        self.accept(listener, move |stream| local(stream, router.clone())).await;
-    }
-
     /// Each connection in a task of its own, up to [`CONNECTIONS_MAX`].
-    async fn accept<S, F>(self, source: S, handle: impl Fn(S::Stream) -> F + Send)
-    where
-        S: Source,
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let Self { counters, drain, drain_max, .. } = self;
+    async fn serve_unix(self, listener: UnixListener) {
+        let Self { router, counters, drain, drain_max } = self;
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut tasks = JoinSet::new();
         loop {
@@ -219,17 +195,15 @@ impl Server {
                 biased;
                 () = drain.started() => break,
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
-                accepted = source.accept() => match (accepted, places.clone().try_acquire_owned()) {
-                    (Ok(stream), Ok(place)) => {
-                        let handled = timeout(CONNECTION_TIME_MAX, handle(stream));
+                accepted = listener.accept() => match (accepted, places.clone().try_acquire_owned()) {
+                    (Ok((stream, _)), Ok(place)) => {
+                        let connection = bounded(local(stream, router.clone()));
                         tasks.spawn(async move {
-                            if handled.await.is_err() {
-                                debug!("admin: a connection has lived long enough");
-                            }
+                            connection.await;
                             drop(place);
                         });
                     }
-                    (Ok(_), Err(_)) => count(&counters.refused),
+                    (Ok(_), Err(_)) => count(&counters.local_refused),
                     (Err(error), _) => {
                         warn!(%error, "admin: cannot accept");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -245,41 +219,53 @@ impl Server {
     }
 }
 
+/// A connection, for [`CONNECTION_TIME_MAX`] at most.
+async fn bounded(connection: impl Future<Output = ()>) {
+    if timeout(CONNECTION_TIME_MAX, connection).await.is_err() {
+        debug!("admin: a connection has lived long enough");
+    }
+}
+
 /// A connection by TCP, with TLS where there is some.
 async fn secure(
     stream: TcpStream,
     address: SocketAddr,
+    unproven: Unproven,
     tls: Option<TlsAcceptor>,
     router: Router,
     counters: Arc<Counters>,
 ) {
     let peer = Peer::Tcp(address);
-    let Some(tls) = tls else { return requests(stream, peer, router).await };
+    let proof = Proof::new(Some(unproven));
+    let Some(tls) = tls else { return requests(stream, peer, proof, router).await };
     let error = match timeout(HANDSHAKE_TIME_MAX, tls.accept(stream)).await {
-        Ok(Ok(stream)) => return requests(stream, peer, router).await,
+        Ok(Ok(stream)) => return requests(stream, peer, proof, router).await,
         Ok(Err(error)) => error.to_string(),
         Err(_) => "it took too long".to_owned(),
     };
-    count(&counters.handshakes_failed);
+    count(&counters.connections.handshakes_failed);
     info!(peer = %address, error, "admin: TLS handshake failed");
 }
 
 /// A connection by the local socket.
 async fn local(stream: UnixStream, router: Router) {
     match stream.peer_cred() {
-        Ok(user) => requests(stream, Peer::Unix { uid: user.uid() }, router).await,
+        Ok(user) => {
+            requests(stream, Peer::Unix { uid: user.uid() }, Proof::new(None), router).await;
+        }
         Err(error) => warn!(%error, "admin: the kernel does not say who asks"),
     }
 }
 
 /// One connection.
-async fn requests<S>(stream: S, peer: Peer, router: Router)
+async fn requests<S>(stream: S, peer: Peer, proof: Proof, router: Router)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let router = TowerToHyperService::new(router);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<_>| {
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(proof.clone());
         router.call(request)
     });
     let served = http1::Builder::new()

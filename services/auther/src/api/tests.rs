@@ -400,30 +400,40 @@ async fn over_tls_a_token_is_asked_for_and_oddities_are_refused() {
 }
 
 #[tokio::test]
-async fn who_says_nothing_does_not_keep_the_local_socket_shut() {
+async fn who_says_nothing_makes_room_for_who_shows_a_token() {
     let served = Served::new().await;
-    // Half-open handshakes up to the limit, and one more.
+    let token = served.scene.token("a", Scope::Read).await;
+    let shown = format!("Authorization: Bearer {token}\r\n");
+    // Half-open handshakes beyond the limit.
     let mut idle = Vec::new();
-    for _ in 0..=CONNECTIONS_MAX {
+    for _ in 0..CONNECTIONS_MAX + 8 {
         idle.push(TcpStream::connect(served.address).await.unwrap());
     }
-    let mut last = idle.pop().unwrap();
-    assert!(matches!(last.read(&mut [0]).await, Ok(0) | Err(_)));
-    assert_eq!(served.scene.counters.refused.get(), 1);
+    assert!(served.get(&shown).await.starts_with("HTTP/1.1 200 OK"));
+    assert!(matches!(idle[0].read(&mut [0]).await, Ok(0) | Err(_)));
+    assert!(served.scene.counters.connections.refused.get() >= 8);
+    // One that has shown a token stays, whoever comes.
+    let stream = TcpStream::connect(served.address).await.unwrap();
+    let name = ServerName::try_from("auther.avr.internal").unwrap();
+    let mut good = served.tls.connect(name, stream).await.unwrap();
+    let head = format!("GET /v1/revocations HTTP/1.1\r\nHost: x\r\n{shown}\r\n");
+    for _ in 0..2 {
+        good.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 15];
+        good.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        let mut rest = [0; 4096];
+        assert!(good.read(&mut rest).await.unwrap() > 0);
+        for _ in 0..CONNECTIONS_MAX {
+            idle.push(TcpStream::connect(served.address).await.unwrap());
+        }
+    }
+    // The local socket has places of its own.
     let mut local = UnixStream::connect(&served.socket).await.unwrap();
     local.write_all(b"GET /v1/tokens HTTP/1.0\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     local.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.0 200 OK"), "{answer}");
-    // When they go there is room again.
-    drop(idle);
-    loop {
-        let stream = TcpStream::connect(served.address).await.unwrap();
-        let name = ServerName::try_from("auther.avr.internal").unwrap();
-        if served.tls.connect(name, stream).await.is_ok() {
-            break;
-        }
-    }
 }
 
 #[tokio::test]

@@ -19,6 +19,9 @@ const READY: &str = "database system is ready to accept connections";
 pub(crate) struct Cluster {
     directory: tempfile::TempDir,
     server: Option<Child>,
+    /// Names the local socket; a port of TCP only where there is TLS.
+    port: u16,
+    more: Vec<String>,
 }
 
 impl Cluster {
@@ -34,7 +37,7 @@ impl Cluster {
             ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"];
         let made = program("initdb").args(words).arg(&data).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut cluster = Self { directory, server: None };
+        let mut cluster = Self { directory, server: None, port: 5432, more: Vec::new() };
         cluster.start_again();
         cluster
     }
@@ -48,6 +51,7 @@ impl Cluster {
             .arg(self.data())
             .args(["-c", "listen_addresses=", "-c", "wal_level=logical", "-c", "fsync=off"])
             .args(["-c", "shared_buffers=16MB", "-c", "wal_retrieve_retry_interval=100ms"])
+            .args(&self.more)
             .stderr(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
@@ -58,6 +62,30 @@ impl Cluster {
         std::thread::spawn(move || lines.for_each(drop));
         assert!(server.try_wait().unwrap().is_none(), "{log:#?}");
         self.server = Some(server);
+    }
+
+    /// Starts anew with TLS on loopback, where the user `avr` needs its password; says on which port.
+    pub(crate) fn open(&mut self, certificate: &str, key: &str) -> u16 {
+        self.stop();
+        let rules = "local all all trust\nhostssl all avr 127.0.0.1/32 scram-sha-256\n";
+        for (name, text) in
+            [("server.crt", certificate), ("server.key", key), ("pg_hba.conf", rules)]
+        {
+            let path = self.data().join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            if let Some(user) = postgres_user() {
+                chown(&path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+            }
+        }
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        self.port = free.local_addr().unwrap().port();
+        drop(free);
+        let words = ["-c", "listen_addresses=127.0.0.1", "-c", "ssl=on", "-p"];
+        self.more = words.map(str::to_owned).to_vec();
+        self.more.push(self.port.to_string());
+        self.start_again();
+        self.port
     }
 
     /// As if its host had lost its power.
@@ -79,12 +107,14 @@ impl Cluster {
     }
 
     pub(crate) fn url(&self, database: &str) -> String {
-        format!("postgresql:///{database}?user=postgres&host={}", self.data().display())
+        let (host, port) = (self.data(), self.port);
+        format!("postgresql:///{database}?user=postgres&port={port}&host={}", host.display())
     }
 
     /// For `CREATE SUBSCRIPTION`.
     pub(crate) fn conninfo(&self, database: &str) -> String {
-        format!("host={} port=5432 user=postgres dbname={database}", self.data().display())
+        let (host, port) = (self.data(), self.port);
+        format!("host={} port={port} user=postgres dbname={database}", host.display())
     }
 
     pub(crate) async fn run(&self, database: &str, statements: &str) {
@@ -103,16 +133,20 @@ impl Cluster {
     fn data(&self) -> PathBuf {
         self.directory.path().join("data")
     }
-}
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
+    /// "Immediate shutdown": its processes end with it.
+    fn stop(&mut self) {
         if let Some(mut server) = self.server.take() {
-            // "Immediate shutdown": its processes end with it.
             let pid = Pid::from_raw(i32::try_from(server.id()).unwrap());
             let _ = kill(pid, Signal::SIGQUIT);
             let _ = server.wait();
         }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

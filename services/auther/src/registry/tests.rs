@@ -455,6 +455,50 @@ async fn a_database_of_a_later_version_is_refused_and_one_that_is_away_named() {
     assert!(matches!(error, RegistryError::Connect { .. }), "{error}");
 }
 
+#[tokio::test]
+async fn a_database_across_a_network_proves_who_it_is_and_asks_for_the_password() {
+    let make_ca = || {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        (params.self_signed(&key).unwrap(), key)
+    };
+    let ((ca, ca_key), (other, _)) = (make_ca(), make_ca());
+    let key = rcgen::KeyPair::generate().unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_der(ca.der(), &ca_key).unwrap();
+    let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+
+    let mut cluster = Cluster::start();
+    cluster.run("postgres", "CREATE USER avr PASSWORD 'secret'").await;
+    cluster.run("postgres", "CREATE DATABASE boxes OWNER avr").await;
+    let port = cluster.open(&certificate.pem(), &key.serialize_pem());
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, pem: String| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        path.display().to_string()
+    };
+    let (good, wrong) = (file("ca.pem", ca.pem()), file("other.pem", other.pem()));
+    let connect = async |host: &str, mode: &str, password: &str| {
+        let url = format!("postgresql://avr@{host}:{port}/boxes?{mode}");
+        Registry::connect(&PgPlace::parse(&url, Some(password)).unwrap(), None).await
+    };
+    let full = |ca: &str| format!("sslmode=verify-full&sslrootcert={ca}");
+    let registry = connect("localhost", &full(&good), "secret").await.unwrap();
+    change(&registry, mac(1), add(), NOW_S).await;
+    for (host, mode, password) in [
+        ("localhost", full(&wrong), "secret"),
+        ("127.0.0.1", full(&good), "secret"),
+        ("localhost", full(&good), "wrong-secret"),
+        ("localhost", "sslmode=disable".to_owned(), "secret"),
+    ] {
+        let error = connect(host, &mode, password).await.unwrap_err();
+        assert!(matches!(error, RegistryError::Connect { .. }), "{error}");
+        assert!(!telemetry::chain(&error).contains("secret"), "{error}");
+    }
+}
+
 #[test]
 fn a_database_is_named_without_its_password() {
     let place = |url| PgPlace::parse(url, None);
