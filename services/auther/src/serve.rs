@@ -12,7 +12,7 @@ use link::{Acceptor, Link};
 use service_kit::host::WallClock;
 use service_kit::http::{Pages, Status};
 use service_kit::listener::{Counters as ListenerCounters, bind, count};
-use service_kit::metrics::{Gauge, Registry as Metrics};
+use service_kit::metrics::{Counter, Family, Gauge, Label, Registry as Metrics};
 use service_kit::{Drain, Limits};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -42,22 +42,27 @@ service_kit::counters! {
         admitted,
         /// First logins, which bound a key.
         enrolled,
-        /// Denied because the address is not registered.
-        denied_unknown,
-        /// Denied because the operator keeps the box out.
-        denied_suspended,
-        /// Denied because the enrolment window is over.
-        denied_enrolment_closed,
-        /// Denied because another key is bound: a box was reset, or somebody uses its address.
-        denied_other_key,
-        /// Denied because the registry could not be asked.
-        unavailable,
+        /// Logins denied.
+        denied,
         /// Lists of revocations sent.
         lists_sent,
         /// Connections that did not ask a proper question, or did not take the answer.
         broken,
+    } with {
+        /// Of the logins denied, by reason.
+        pub refusals: Family<Label, Counter>,
     }
 }
+
+/// Why a login is denied, as the value of a label. What else there is, is said of tickets, which are
+/// not looked at here.
+const REASONS: [(DeniedReason, &str); 5] = [
+    (DeniedReason::Unknown, "unknown"),
+    (DeniedReason::Suspended, "suspended"),
+    (DeniedReason::EnrolmentClosed, "enrolment-closed"),
+    (DeniedReason::OtherKey, "other-key"),
+    (DeniedReason::Unavailable, "unavailable"),
+];
 
 /// A server that has its ports.
 #[derive(Debug)]
@@ -135,7 +140,7 @@ impl Auther {
         let seen = Arc::new(ListenerCounters::default());
         let health = Arc::new(Health::default());
         let mut metrics = Metrics::with_prefix("avr_auther");
-        desk.counters.register(&mut metrics);
+        desk.counters.register_all(&mut metrics);
         seen.register(metrics.sub_registry_with_prefix("connections"));
         admin_counters.register(metrics.sub_registry_with_prefix("admin"));
         let admin_connections = metrics.sub_registry_with_prefix("admin_connections");
@@ -326,7 +331,7 @@ impl Desk {
                 DeniedReason::Unavailable
             }
         };
-        count(self.counters.denied(reason));
+        self.counters.refused(reason);
         match reason {
             DeniedReason::OtherKey => warn!(
                 peer = %address, %mac, %key, software,
@@ -340,18 +345,26 @@ impl Desk {
 }
 
 impl Counters {
-    fn denied(&self, reason: DeniedReason) -> &service_kit::metrics::Counter {
-        match reason {
-            DeniedReason::Unknown => &self.denied_unknown,
-            DeniedReason::Suspended => &self.denied_suspended,
-            DeniedReason::EnrolmentClosed => &self.denied_enrolment_closed,
-            DeniedReason::OtherKey => &self.denied_other_key,
-            // The others are said of tickets, which are not looked at here.
-            DeniedReason::Unavailable
-            | DeniedReason::TicketExpired
-            | DeniedReason::TicketOtherKey
-            | DeniedReason::TicketForged => &self.unavailable,
+    fn refused(&self, reason: DeniedReason) {
+        count(&self.denied);
+        self.refused_for(reason).inc();
+    }
+
+    /// Logins denied for this reason.
+    #[must_use]
+    pub fn refused_for(&self, reason: DeniedReason) -> Counter {
+        let known = REASONS.iter().find(|(known, _)| *known == reason);
+        let name = known.map_or("other", |(_, name)| *name);
+        self.refusals.get_or_create(&[("reason", name)]).clone()
+    }
+
+    /// Adds every counter, and every reason with its zero, so that a rule has something to look at.
+    fn register_all(&self, metrics: &mut Metrics) {
+        self.register(metrics);
+        for (reason, _) in REASONS {
+            let _ = self.refused_for(reason);
         }
+        metrics.register("refusals", "Logins denied, by reason", self.refusals.clone());
     }
 }
 

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use service_kit::http::StatusSettings;
-use service_kit::metrics::Counter;
 use service_kit::revocations::{Fetched, fetch};
 use service_kit::{DrainTrigger, Tls};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -199,7 +198,7 @@ async fn a_box_enrols_and_comes_back_and_another_key_does_not() {
     scene.drain().await;
     assert_eq!(scene.count(|counters| &counters.admitted), 2);
     assert_eq!(scene.count(|counters| &counters.enrolled), 1);
-    assert_eq!(scene.count(|counters| &counters.denied_other_key), 1);
+    assert_eq!(scene.counters.refused_for(DeniedReason::OtherKey).get(), 1);
     assert_eq!(scene.count(|counters| &counters.broken), 0);
 }
 
@@ -218,9 +217,9 @@ async fn who_is_not_to_be_admitted_is_told_why() {
     scene.add(NOW_S).await;
     scene.ticket(&key).await;
     scene.drain().await;
-    assert_eq!(scene.count(|counters| &counters.denied_unknown), 1);
-    assert_eq!(scene.count(|counters| &counters.denied_enrolment_closed), 1);
-    assert_eq!(scene.count(|counters| &counters.denied_suspended), 1);
+    assert_eq!(scene.counters.refused_for(DeniedReason::Unknown).get(), 1);
+    assert_eq!(scene.counters.refused_for(DeniedReason::EnrolmentClosed).get(), 1);
+    assert_eq!(scene.counters.refused_for(DeniedReason::Suspended).get(), 1);
 }
 
 #[tokio::test]
@@ -270,7 +269,7 @@ async fn a_registry_that_fails_is_unavailable_not_a_verdict() {
     let key = DeviceKey::generate().unwrap();
     assert_eq!(scene.denied(&key).await, DeniedReason::Unavailable);
     scene.drain().await;
-    assert_eq!(scene.count(|counters| &counters.unavailable), 1);
+    assert_eq!(scene.counters.refused_for(DeniedReason::Unavailable).get(), 1);
 }
 
 #[tokio::test]
@@ -290,8 +289,9 @@ async fn the_status_port_shows_what_was_refused_and_why() {
     let page = scene.page("/metrics").await;
     for line in [
         "avr_auther_admitted_total 1",
-        "avr_auther_denied_unknown_total 1",
-        "avr_auther_denied_other_key_total 0",
+        "avr_auther_denied_total 1",
+        "avr_auther_refusals_total{reason=\"unknown\"} 1",
+        "avr_auther_refusals_total{reason=\"other-key\"} 0",
         "avr_auther_connections_accepted_total 2",
         "avr_auther_admin_unauthorised_total 0",
         "avr_auther_registry_up 1",
