@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 use wire::identity::Peer;
 use wire::ticket::{KeyFingerprint, SignedTicket, Ticket};
-use wire::{Assign, Busy, Denied, Message, Use};
+use wire::{Assign, Busy, Denied, DeniedReason, Message, Use};
 
 use crate::Shared;
 use crate::fleet::Assignment;
@@ -176,6 +176,23 @@ impl Connection {
 
     /// The ticket, if it is good now.
     fn admit(&mut self, link: &Link, signed: SignedTicket) -> Result<Ticket, Denied> {
+        let checked = self.verify(signed).and_then(|ticket| {
+            // Every time, also of a ticket that is trusted: a suspension takes effect at once.
+            match self.shared.revoked.revoked(&ticket) {
+                Some(why) => Err((why.denied_reason(), format!("revoked: {why:?}"))),
+                None => Ok(ticket),
+            }
+        });
+        checked.map_err(|(reason, error)| {
+            self.denials += 1;
+            self.shared.counters.refused(reason);
+            warn!(peer = %link.peer_address(), key = %self.key, error, step = "assign", "denied");
+            Denied { reason }
+        })
+    }
+
+    /// The ticket, if its times and its signature are good.
+    fn verify(&mut self, signed: SignedTicket) -> Result<Ticket, (DeniedReason, String)> {
         let now = Instant::now();
         if let Some((trusted, ticket, until)) = &self.trusted
             && *trusted == signed
@@ -184,20 +201,10 @@ impl Connection {
             return Ok(ticket.clone());
         }
         self.trusted = None;
-        let Shared { tickets, clock, counters, .. } = &*self.shared;
-        match tickets.verify(&signed, clock(), &self.key) {
-            Ok(ticket) => {
-                self.trusted = Some((signed, ticket.clone(), now + TICKET_TRUST));
-                Ok(ticket)
-            }
-            Err(error) => {
-                let reason = error.denied_reason();
-                self.denials += 1;
-                counters.refused(reason);
-                warn!(peer = %link.peer_address(), key = %self.key, %error, step = "assign", "denied");
-                Err(Denied { reason })
-            }
-        }
+        let verified = self.shared.tickets.verify(&signed, (self.shared.clock)(), &self.key);
+        let ticket = verified.map_err(|error| (error.denied_reason(), error.to_string()))?;
+        self.trusted = Some((signed, ticket.clone(), now + TICKET_TRUST));
+        Ok(ticket)
     }
 }
 

@@ -179,6 +179,12 @@ impl Collector for Site {
         gauge(&mut encoder, "leases", "Leases that are out", size(leases))?;
         gauge(&mut encoder, "boxes", "Boxes that are connected with a good ticket", size(boxes))?;
         gauge(&mut encoder, "drained", "1 while the site is drained", drained.into())?;
+        let revoked = &self.0.revoked;
+        gauge(&mut encoder, "revoked", "Tickets known to be revoked", size(revoked.count()))?;
+        if let Some(age_s) = revoked.age_s(self.0.now_s()) {
+            let help = "Seconds since an auther vouched for the list of revoked tickets";
+            gauge(&mut encoder, "revoked_age_seconds", help, age_s)?;
+        }
         for (name, help, value) in PER_PROXY {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for proxy in &proxies {

@@ -33,6 +33,7 @@ use service_kit::control::Control;
 use service_kit::host::WallClock;
 use service_kit::http::{Pages, Status};
 use service_kit::listener::{self, BindError};
+use service_kit::revocations::{self, Authers, Revoked};
 use service_kit::{Drain, Limits, Served};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     fleet: Mutex<Fleet>,
     pub(crate) history: Mutex<History>,
     tickets: TicketVerifier,
+    /// Tickets that are void before their time.
+    pub(crate) revoked: Arc<Revoked>,
     clock: WallClock,
     /// What `Busy` tells a box to wait, in milliseconds.
     retry_after_ms: u32,
@@ -76,6 +79,11 @@ impl Shared {
     pub(crate) fn fleet(&self) -> MutexGuard<'_, Fleet> {
         // The core has no half-done states: a decision that panicked leaves usable counts.
         self.fleet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Seconds since 1970.
+    pub(crate) fn now_s(&self) -> u64 {
+        (self.clock)()
     }
 
     /// Says of each drain that is over that it is.
@@ -140,6 +148,7 @@ impl Manager {
             fleet: Mutex::new(fleet),
             history: Mutex::default(),
             tickets: settings.tickets,
+            revoked: Arc::default(),
             clock,
             timing: settings.timing,
             retry_after_ms: u32::try_from(recover.as_millis()).unwrap_or(u32::MAX),
@@ -186,6 +195,21 @@ impl Manager {
             );
         }
         background.spawn(counters::report(shared.clone()));
+        if !settings.auther.is_empty() {
+            let authers = Authers {
+                addresses: settings.auther.clone(),
+                tls: settings.tls.client.clone(),
+                verifier: settings.tickets,
+                clock: shared.clock,
+            };
+            let interval = settings.revocation_interval;
+            background.spawn(revocations::follow(
+                shared.revoked.clone(),
+                authers,
+                interval,
+                drain.clone(),
+            ));
+        }
         if let Some(status) = status {
             let site = page::Site { name: settings.listen.to_string(), drain: drain.clone() };
             let (more, keep) = page::router(shared.clone(), site);

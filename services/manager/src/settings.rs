@@ -8,7 +8,7 @@ use std::time::Duration;
 use config::{ConfigError, Document};
 use serde::Deserialize;
 use service_kit::http::{StatusFile, StatusSettings};
-use service_kit::{Tls, files, host};
+use service_kit::{Tls, files, host, revocations};
 use wire::ticket::TicketVerifier;
 
 use crate::boxes::Timing;
@@ -22,6 +22,10 @@ pub const RECOVER_POLLS: u32 = 3;
 pub const DEFAULT_PATH: &str = "/etc/avr/manager.toml";
 /// Where the operator's commands find a manager that runs.
 pub const CONTROL_PATH: &str = "/run/avr-manager/control";
+/// Most authers that are asked.
+const AUTHERS_MAX: usize = 16;
+/// Longest time between two questions to them, in seconds.
+const REVOCATION_S_MAX: u64 = 24 * 60 * 60;
 /// Longest slow start, in seconds.
 const SLOW_START_S_MAX: u64 = 60 * 60;
 
@@ -69,6 +73,13 @@ struct File {
     /// The socket of `avr-manager drain` and `reload`. Default [`CONTROL_PATH`].
     #[serde(default = "control")]
     control: PathBuf,
+    /// Authers that are asked which tickets are void before their time, in this order, as in
+    /// `["10.0.0.9:4650"]`. Default none: then a suspension takes effect with the end of the ticket.
+    #[serde(default)]
+    auther: Vec<SocketAddr>,
+    /// From one such question to the next, in seconds. Default 60.
+    #[serde(default = "revocation_seconds")]
+    revocation_seconds: u64,
     /// The port of the page and of the metrics. Default none.
     status: Option<StatusFile>,
     /// Log lines as `"text"` or `"json"`. Default text.
@@ -78,6 +89,10 @@ struct File {
 
 fn slow_start_seconds() -> u64 {
     SLOW_START_DEFAULT.as_secs()
+}
+
+fn revocation_seconds() -> u64 {
+    revocations::FETCH_INTERVAL.as_secs()
 }
 
 fn control() -> PathBuf {
@@ -115,6 +130,8 @@ pub struct Settings {
     /// A manager's connections have nothing to finish: boxes ask the next one.
     pub drain_max: Duration,
     pub slow_start: Duration,
+    pub auther: Vec<SocketAddr>,
+    pub revocation_interval: Duration,
     /// `None` only in tests.
     pub control: Option<PathBuf>,
     pub status: Option<StatusSettings>,
@@ -160,6 +177,20 @@ impl Settings {
                 "write 1 or more instead",
             ));
         }
+        if file.auther.len() > AUTHERS_MAX {
+            return Err(document.invalid(
+                "auther",
+                format!("`auther` has more than {AUTHERS_MAX} addresses"),
+                "write those of this site and of a few others instead",
+            ));
+        }
+        if !(1..=REVOCATION_S_MAX).contains(&file.revocation_seconds) {
+            return Err(document.invalid(
+                "revocation_seconds",
+                format!("`revocation_seconds`: {} s is no sensible time", file.revocation_seconds),
+                format!("write a whole number from 1 to {REVOCATION_S_MAX} instead"),
+            ));
+        }
         if file.slow_start_seconds > SLOW_START_S_MAX {
             return Err(document.invalid(
                 "slow_start_seconds",
@@ -180,6 +211,8 @@ impl Settings {
             connections_max: file.connections_max,
             drain_max: Duration::from_secs(5),
             slow_start: Duration::from_secs(file.slow_start_seconds),
+            auther: file.auther,
+            revocation_interval: Duration::from_secs(file.revocation_seconds),
             control: Some(file.control),
             status: file.status.map(|status| status.check(document)).transpose()?,
             path: Some(document.path().to_owned()),
@@ -199,6 +232,8 @@ impl Settings {
             ("connections_max", self.connections_max != before.connections_max),
             ("poll_interval_ms", self.poll_interval != before.poll_interval),
             ("poll_timeout_ms", self.poll_timeout != before.poll_timeout),
+            ("auther", self.auther != before.auther),
+            ("revocation_seconds", self.revocation_interval != before.revocation_interval),
             ("control", self.control != before.control),
             ("status", status(self) != status(before)),
         ]
@@ -283,6 +318,11 @@ mod tests {
              write a number above 0 instead, as in 8.0"
         );
         assert!(error("load_average_max = nan\n").contains("NaN is no load average"));
+        let many = vec!["\"10.0.0.9:4650\""; AUTHERS_MAX + 1].join(",");
+        let many = error(&format!("auther = [{many}]\n"));
+        assert!(many.starts_with("manager.toml:7: `auther` has more than 16 addresses"), "{many}");
+        let never = error("revocation_seconds = 0\n");
+        assert!(never.ends_with("write a whole number from 1 to 86400 instead"), "{never}");
         assert_eq!(
             error("slow_start_seconds = 3601\n"),
             "manager.toml:7: `slow_start_seconds`: 3601 s is no sensible time; \

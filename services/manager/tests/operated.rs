@@ -4,12 +4,18 @@
 
 mod lab;
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
-use lab::{Lab, PlayedProxy, bye, lease, named, public, wait_for};
+use lab::{Fleet, Lab, PlayedProxy, bye, lease, named, public, wait_for};
+use link::Acceptor;
 use manager::counters::Counters;
 use manager::operate::{Reply, Request};
-use service_kit::listener;
+use service_kit::{host, listener};
+use tokio::net::TcpListener;
+use wire::identity::{DeviceKey, Role};
+use wire::revocation::{Revocation, RevocationPart, RevokedReason};
+use wire::{DeniedReason, Message};
 
 fn drain(proxy: Option<&str>, wait: bool) -> Request {
     Request::Drain { proxy: proxy.map(str::to_owned), wait }
@@ -160,4 +166,52 @@ async fn who_connects_while_a_manager_starts_waits_for_its_first_polls() {
         let mut one = lab.admitted().await;
         assert!(!named(&one.ask(&[]).await).is_empty());
     }
+}
+
+/// An auther that answers every question with this list.
+async fn play_auther(fleet: &Fleet, entries: Vec<Revocation>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tls = fleet.tls(Role::Auther);
+    let acceptor = Acceptor::new(tls.server, tls.roots);
+    let parts = RevocationPart::split(1, host::unix_now_s(), &entries).unwrap();
+    let signed: Vec<_> =
+        parts.iter().map(|part| fleet.signer.sign_revocations(part).unwrap()).collect();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut link) = acceptor.accept(stream, lab::PATIENCE).await else { continue };
+            while let Ok(Message::Fetch(_)) = link.recv().await {
+                for part in &signed {
+                    // Who has what it wanted may have gone.
+                    let _ = link.send(&Message::Revocations(part.clone())).await;
+                }
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_revoked_ticket_is_refused_also_on_a_connection_that_was_admitted() {
+    let fleet = Fleet::new();
+    let (suspended, other) = (DeviceKey::generate().unwrap(), DeviceKey::generate().unwrap());
+    let now_s = host::unix_now_s();
+    let reason = RevokedReason::Suspended;
+    let entry = Revocation::new(lab::MAC, suspended.fingerprint(), now_s + 1, reason);
+    let auther = play_auther(&fleet, vec![entry]).await;
+    let lab = Lab::of(fleet, 1, |settings| settings.auther = vec![auther]).await;
+    let played = async |key: &DeviceKey| lab::PlayedBox {
+        link: lab.link(key).await,
+        ticket: lab.fleet.ticket(key.fingerprint(), now_s),
+    };
+    // Until the list has come it is admitted, as it would be without any auther.
+    let mut one = played(&suspended).await;
+    let denied = one.ask_until(|answer| matches!(answer, Message::Denied(_))).await;
+    let Message::Denied(denied) = denied else { panic!("{denied:?}") };
+    assert_eq!(denied.reason, DeniedReason::Suspended);
+    let mut good = played(&other).await;
+    good.ask_until(|answer| !named(answer).is_empty()).await;
+    let metrics = lab.page("/metrics").await;
+    assert!(metrics.contains("avr_manager_refusals_total{reason=\"suspended\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("avr_manager_revoked 1\n"), "{metrics}");
 }

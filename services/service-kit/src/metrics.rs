@@ -40,7 +40,7 @@ pub fn denied(reason: DeniedReason) -> &'static str {
         DeniedReason::Unknown => "unknown",
         DeniedReason::Suspended => "suspended",
         DeniedReason::TicketExpired => "expired",
-        DeniedReason::TicketOtherKey => "other-key",
+        DeniedReason::OtherKey | DeniedReason::TicketOtherKey => "other-key",
         DeniedReason::TicketForged => "forged",
         _ => "other",
     }

@@ -141,7 +141,18 @@ impl Lab {
     }
 
     pub(crate) async fn with_timing(proxy_count: usize, timing: Timing) -> Self {
-        let fleet = Fleet::new();
+        Self::with(proxy_count, |settings| settings.timing = timing).await
+    }
+
+    pub(crate) async fn with(proxy_count: usize, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::of(Fleet::new(), proxy_count, change).await
+    }
+
+    pub(crate) async fn of(
+        fleet: Fleet,
+        proxy_count: usize,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let mut proxies = Vec::new();
         for _ in 0..proxy_count {
             proxies.push(PlayedProxy::start(&fleet).await);
@@ -150,8 +161,8 @@ impl Lab {
         fleet.write(directory.path());
         let lab = Self::write_table(directory.path(), &proxies);
         let mut settings = Settings::load(&lab).unwrap();
-        settings.timing = timing;
         settings.drain_max = PATIENCE;
+        change(&mut settings);
         let manager = Manager::bind(settings, host::unix_now_s).await.unwrap();
         let address = manager.address().unwrap();
         let status = manager.status_address().unwrap().unwrap();
@@ -172,7 +183,7 @@ impl Lab {
             "listen = \"127.0.0.1:0\"\nfleet_ca = \"DIR/ca.pem\"\ncertificate = \"DIR/a.crt\"\n\
              key = \"DIR/a.key\"\nticket_key = \"DIR/ticket.pub\"\nproxy_address = \"{}\"\n\
              selection = \"least-load\"\npoll_interval_ms = 5\npoll_timeout_ms = 500\n\
-             slow_start_seconds = 0\nconnections_max = 64\ncontrol = \"DIR/run/control\"\n\
+             slow_start_seconds = 0\nrevocation_seconds = 1\nconnections_max = 64\ncontrol = \"DIR/run/control\"\n\
              [status]\nlisten = \"127.0.0.1:0\"\n[public]\n",
             locals.join(", ")
         );
