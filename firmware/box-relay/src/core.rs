@@ -45,6 +45,8 @@ pub struct Core {
     /// No warm link is made before.
     refill_at: Instant,
     refill_failures: u32,
+    /// Warm links in a row that proxies closed before their time.
+    closed_early: u32,
     timing: Arc<Timing>,
     dice: Dice,
     effects: Vec<Effect>,
@@ -86,8 +88,10 @@ pub(crate) struct Warm {
 /// Why a warm link ended before a session took it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WarmEnd {
-    /// Too old, no longer wanted, or closed in order by the proxy.
-    Over,
+    /// Too old: to be replaced.
+    Old,
+    /// Closed in order by the proxy, before its time.
+    Closed,
     /// The proxy broke off or spoke nonsense.
     Broken,
     /// The proxy takes no sessions.
@@ -152,6 +156,7 @@ impl Core {
             silent: None,
             refill_at: now,
             refill_failures: 0,
+            closed_early: 0,
             timing: Arc::clone(timing),
             dice: Dice::new(seed()),
             effects: Vec::new(),
@@ -413,7 +418,8 @@ impl Core {
         }
         self.drop_warm(|warm| warm.number == number);
         match end {
-            WarmEnd::Over => {}
+            WarmEnd::Old => self.closed_early = 0,
+            WarmEnd::Closed => self.closed_early(now),
             WarmEnd::Broken => {
                 self.counters.warm_lost += 1;
                 self.proxy_failed(proxy, manager, now);
@@ -449,6 +455,17 @@ impl Core {
         self.wake(Task::Login);
     }
 
+    /// A proxy that stops, or drains, closes its links once. Where they go on being closed, there are
+    /// too many of them: a box then does with fewer, and asks for more less and less often.
+    fn closed_early(&mut self, now: Instant) {
+        if self.closed_early > 0 {
+            let Timing { refill_pause_max, warm_age_max, .. } = *self.timing;
+            let backoff = Backoff { min: refill_pause_max, max: warm_age_max };
+            self.refill_at = now + backoff.pause(self.closed_early, &mut self.dice);
+        }
+        self.closed_early = self.closed_early.saturating_add(1);
+    }
+
     /// Tries this site last for a while, and asks its manager whether it is there.
     fn suspect(&mut self, proxy: SocketAddr, manager: SocketAddr, now: Instant) {
         let until = now + self.timing.suspicion;
@@ -480,8 +497,10 @@ fn not_admitted(why: NotAdmitted) -> DirectReason {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::time::Duration;
 
     use super::*;
+    use crate::admission::Granted;
     use crate::directory::Answer;
 
     fn start(seed: u32) -> (Core, Instant) {
@@ -491,6 +510,38 @@ mod tests {
         core.managers_named.answered(Answer { addresses, ttl_s: 60 }, now, 0);
         core.take_list(4651);
         (core, now)
+    }
+
+    #[test]
+    fn warm_links_that_proxies_go_on_closing_are_made_less_and_less_often() {
+        let (mut core, mut now) = start(5);
+        let signed = SignedTicket { ticket: vec![1], signature: vec![2] };
+        let (not_before_s, not_after_s) = (0, wire::ticket::TICKET_LIFE_S);
+        core.admission.granted(Granted { signed, not_before_s, not_after_s }, now, 0);
+        let manager = "192.0.2.1:4651".parse().unwrap();
+        let proxy = "192.0.2.1:4652".parse().unwrap();
+        let lasts = core.timing().warm_age_max / 10;
+        let mut ends = |core: &mut Core, end| {
+            let number = core.warm_made(manager, proxy, now).unwrap();
+            let since = now;
+            now += lasts;
+            core.warm_ended((proxy, manager), number, since, end, now);
+            let pause = match core.keep(1, now) {
+                Keep::Make => Duration::ZERO,
+                Keep::Pause(until) => until - now,
+                Keep::Enough(_) => panic!("there is none"),
+            };
+            now += pause;
+            pause
+        };
+        assert_eq!(ends(&mut core, WarmEnd::Closed), Duration::ZERO, "it may be stopping");
+        let mut last = Duration::ZERO;
+        for _ in 0..4 {
+            let pause = ends(&mut core, WarmEnd::Closed);
+            assert!(pause > last, "{pause:?} after {last:?}");
+            last = pause;
+        }
+        assert!(last <= core.timing().warm_age_max * 5 / 4);
     }
 
     #[test]

@@ -110,7 +110,7 @@ async fn stay_warm(
         }
         End::Declined(Some(reason)) => tracing::warn!(%proxy, %reason, "proxy denies this box"),
         End::Silent => tracing::warn!(%proxy, "proxy fell silent on a warm link"),
-        End::Over | End::Declined(None) => {}
+        End::Old | End::Closed | End::Declined(None) => {}
     }
     shared.core().warm_ended((proxy, manager), number, since, end.kind(), now());
 }
@@ -121,7 +121,7 @@ async fn watch(shared: &Shared, link: &mut Link, since: Instant) -> End {
     let mut watch = shared.core().watch(since);
     loop {
         match watch.poll(timing, now()) {
-            WatchStep::Old => return End::Over,
+            WatchStep::Old => return End::Old,
             WatchStep::Silent => return End::Silent,
             WatchStep::Ping(number) => {
                 match timeout(timing.pong_max, link.send(&Message::Ping(number))).await {
@@ -142,8 +142,10 @@ async fn watch(shared: &Shared, link: &mut Link, since: Instant) -> End {
 
 /// Why a warm link ended before a session took it.
 enum End {
-    /// Too old, no longer wanted, or closed in order by the proxy.
-    Over,
+    /// Too old.
+    Old,
+    /// The proxy closed it in order.
+    Closed,
     /// The proxy broke off or spoke nonsense.
     Broken(Option<LinkError>),
     /// The proxy takes no sessions, or not ours.
@@ -155,7 +157,8 @@ enum End {
 impl End {
     fn kind(&self) -> WarmEnd {
         match self {
-            Self::Over => WarmEnd::Over,
+            Self::Old => WarmEnd::Old,
+            Self::Closed => WarmEnd::Closed,
             Self::Broken(_) => WarmEnd::Broken,
             Self::Declined(Some(_)) => WarmEnd::Denied,
             Self::Declined(None) => WarmEnd::Declined,
@@ -165,7 +168,7 @@ impl End {
 
     fn broken(error: LinkError) -> Self {
         match error {
-            LinkError::Closed => Self::Over,
+            LinkError::Closed => Self::Closed,
             error => Self::Broken(Some(error)),
         }
     }
