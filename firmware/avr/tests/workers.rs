@@ -85,8 +85,12 @@ fn serve(stream: TcpStream) {
     }
 }
 
-/// What is answered to a mail.
+/// What is answered to a mail with this body.
 fn send(address: SocketAddr, body: &str) -> String {
+    send_mail(address, &format!("Subject: x\r\n\r\n{body}"))
+}
+
+fn send_mail(address: SocketAddr, mail: &str) -> String {
     let stream = TcpStream::connect(address).unwrap();
     let mut writer = stream.try_clone().unwrap();
     let mut reader = BufReader::new(stream);
@@ -100,7 +104,7 @@ fn send(address: SocketAddr, body: &str) -> String {
         writer.write_all(format!("{command}\r\n").as_bytes()).unwrap();
         hear();
     }
-    writer.write_all(format!("Subject: x\r\n\r\n{body}\r\n.\r\n").as_bytes()).unwrap();
+    writer.write_all(format!("{mail}\r\n.\r\n").as_bytes()).unwrap();
     hear()
 }
 
@@ -149,4 +153,43 @@ fn workers_are_locked_in_and_replaced_when_they_die() {
     let reply = send(listen.address, &TEST_FILE.concat());
     assert!(reply.starts_with("554 5.7.1 ") && reply.contains("EICAR"), "{reply}");
     assert!(send(listen.address, "hello again").starts_with("250 "));
+}
+
+/// What a large mail may cost a worker that need not hold it, KiB.
+const LARGE_MAIL_KIB_MAX: u64 = 2 * 1024;
+/// What any mail may leave behind, KiB: the allocator keeps some for the next.
+const LEFT_KIB_MAX: u64 = 5 * 1024;
+
+/// A figure of a process's memory, in KiB (proc_pid_status(5)).
+fn memory(pid: i32, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_large_mail_costs_a_worker_little_and_leaves_nothing_behind() {
+    let listen = listen();
+    let letters =
+        "The quick brown fox jumps over the lazy hen, and home again.\r\n".repeat(150_000);
+    let text = |number: u32| format!("Subject: {number}\r\n\r\n{letters}");
+    // Whichever worker has a mail: all of them have had a small one, and then a large one.
+    let all =
+        |field| workers(listen.child.0.id()).iter().map(|pid| memory(*pid, field)).sum::<u64>();
+    for _ in 0..8 {
+        assert!(send(listen.address, "hello").starts_with("250 "));
+    }
+    let count = workers(listen.child.0.id()).len() as u64;
+    let (before, peak_before) = (all("VmRSS:"), all("VmHWM:"));
+    for number in 0..4 {
+        assert!(send_mail(listen.address, &text(number)).starts_with("250 "));
+    }
+    let grown = all("VmHWM:") - peak_before;
+    assert!(grown <= count * LARGE_MAIL_KIB_MAX, "{grown} KiB for {count} workers");
+    // What begins like an archive is held.
+    let archive = format!("Content-Type: application/zip\r\n\r\nPK\x03\x04{letters}");
+    assert!(send_mail(listen.address, &archive).starts_with("250 "));
+    assert!(all("VmHWM:") - peak_before > archive.len() as u64 / 1024, "it was not held");
+    let left = all("VmRSS:").saturating_sub(before);
+    assert!(left <= count * LEFT_KIB_MAX, "{left} KiB left in {count} workers");
 }
