@@ -28,7 +28,10 @@ pub use self::source::Source;
 use self::windows::{Collected, Key, NeededWhole, Showing, WINDOW_BYTES, Whole, key};
 pub use self::windows::{OVERLAP_BYTES, START_BYTES, Slot, Slots, Window};
 use crate::engine::{EngineOutcome, printable};
-use crate::mime::{Event, Oddities, PartHead, Reading, Summary, Walker, further_readings};
+use crate::mime::{
+    Event, Oddities, PartHead, Reading, Summary, Walker, further_readings, holds_files,
+};
+use crate::volume::{is_named_volume, is_volume};
 use crate::{BLOCK, FINDING_NAME_BYTES_MAX, Finding, Limits, Unscannable};
 
 /// Looks at one object, in the process that holds it.
@@ -284,7 +287,7 @@ impl<'r> Inspection<'_, 'r> {
     /// A message: its parts in every reading, then itself.
     fn mail(&mut self, source: &mut dyn Source, origin: &Origin) -> Flow {
         let mut message = source.whole().is_none().then(|| Collected::windowed(Slot::Message));
-        let mut oddities = self.walk(Reading::default(), source, message.as_mut(), origin)?;
+        let mut oddities = self.walk(&Walker::new, source, message.as_mut(), origin)?;
         if origin.is_outermost {
             match (&mut message, source.whole()) {
                 (Some(message), _) => {
@@ -302,16 +305,17 @@ impl<'r> Inspection<'_, 'r> {
         // All readings share the limits, so that an odd mail costs no more than a large one.
         while let Some(reading) = further_readings(oddities, &done).first().copied() {
             done.push(reading);
-            let seen = self.walk(reading, source, None, origin)?;
+            let begin = |limits: &Limits| Walker::reading(reading, limits);
+            let seen = self.walk(&begin, source, None, origin)?;
             oddities = Oddities { structure: oddities.structure, ..oddities.or(seen) };
         }
         Flow::Continue(())
     }
 
-    /// One reading of a message, which itself is collected on the way.
+    /// One reading of a message, which itself is collected on the way. `begin` makes its walker.
     fn walk(
         &mut self,
-        reading: Reading,
+        begin: &dyn Fn(&Limits) -> Walker,
         source: &mut dyn Source,
         mut message: Option<&mut Collected>,
         origin: &Origin,
@@ -322,7 +326,7 @@ impl<'r> Inspection<'_, 'r> {
         // Mails inside, which a pass in vain may have come to, count after this one.
         let limits = self.limits.clone();
         let (flow, walker) = loop {
-            let mut walker = Walker::reading(reading, &limits);
+            let mut walker = begin(&limits);
             source.restart();
             match self.pass(&mut pass, &mut walker, source, message.as_deref_mut(), origin) {
                 ControlFlow::Continue(Passed::InVain) => {
@@ -424,6 +428,9 @@ impl<'r> Inspection<'_, 'r> {
             Ok(seen) => {
                 pass.done.insert(head.number);
                 self.part(head, part.content.whole(), seen, origin)?;
+                if seen.is_some() && part.content.is_binary() && is_named_volume(&head.file_names) {
+                    self.note(Unscannable::Partial);
+                }
                 ControlFlow::Continue(Ok(()))
             }
             Err(NeededWhole) => ControlFlow::Continue(Err(NeededWhole)),
@@ -457,7 +464,7 @@ impl<'r> Inspection<'_, 'r> {
         match (whole, seen) {
             (Whole::Held(bytes), _) => {
                 if self.examine(bytes, &head.file_names, &origin, is_wanted)? {
-                    self.open(bytes, &origin)?;
+                    self.open(bytes, &head.file_names, &origin, head.verbatim)?;
                 }
                 Flow::Continue(())
             }
@@ -482,6 +489,9 @@ impl<'r> Inspection<'_, 'r> {
             (self.export)(origin.part, names.first().map(String::as_str), bytes);
         }
         self.look(Whole::Held(bytes), names, origin, is_new)?;
+        if is_new && is_volume(names, bytes) {
+            self.note(Unscannable::Partial);
+        }
         ControlFlow::Continue(is_new)
     }
 
@@ -533,11 +543,13 @@ impl<'r> Inspection<'_, 'r> {
         Flow::Continue(())
     }
 
-    /// Takes a container apart, and a mail that was inside one.
-    fn open(&mut self, bytes: &[u8], origin: &Origin) -> Flow {
+    /// Takes a container apart, a mail that was inside one, and a text that has files in its lines,
+    /// unless these `were_read` with the message round it.
+    fn open(&mut self, bytes: &[u8], names: &[String], origin: &Origin, were_read: bool) -> Flow {
         let formats = unpack::formats(bytes);
         let is_mail = looks_like_mail(bytes);
-        if formats.is_empty() && !is_mail {
+        let is_text = !is_mail && !were_read && holds_files(bytes);
+        if formats.is_empty() && !is_mail && !is_text {
             return Flow::Continue(());
         }
         if origin.depth >= self.limits.container_depth_max {
@@ -545,32 +557,45 @@ impl<'r> Inspection<'_, 'r> {
             return Flow::Continue(());
         }
         for format in formats {
-            self.container(bytes, format, origin)?;
+            self.container(bytes, format, names, origin)?;
         }
+        let inside = Origin { depth: origin.depth + 1, ..origin.clone() };
         if is_mail {
-            let origin = Origin { depth: origin.depth + 1, ..origin.clone() };
-            self.mail(&mut Held::new(bytes), &origin)?;
+            self.mail(&mut Held::new(bytes), &inside)?;
+        } else if is_text {
+            let inside = Origin { is_outermost: false, ..inside };
+            self.walk(&Walker::text, &mut Held::new(bytes), None, &inside)?;
         }
         Flow::Continue(())
     }
 
     /// Looks at each member as it comes, and opens those that are containers when all have come: one
     /// budget serves all, and unpacks one container at a time.
-    fn container(&mut self, bytes: &[u8], format: unpack::Format, origin: &Origin) -> Flow {
+    fn container(
+        &mut self,
+        bytes: &[u8],
+        format: unpack::Format,
+        names: &[String],
+        origin: &Origin,
+    ) -> Flow {
         let Some(mut budget) = self.budget.take() else {
             // One container is unpacked at a time; were it not so, this one would go unseen.
             self.note(Unscannable::Crashed);
             return Flow::Break(());
         };
         let origin = Origin { depth: origin.depth + 1, ..origin.clone() };
-        let mut inner: Vec<Vec<u8>> = Vec::new();
+        let mut inner: Vec<unpack::Member> = Vec::new();
         let mut flow = Flow::Continue(());
-        let troubles = unpack::unpack(bytes, format, &mut budget, &mut |member| {
+        let troubles = unpack::unpack(bytes, format, &mut budget, &mut |mut member| {
+            if format.is_stream() {
+                // Programs name what they unpack after the file.
+                member.names.extend(names.iter().filter_map(|name| unpacked_name(name)));
+            }
             let is_wanted = member.is_odd && self.wanted != Export::Nothing;
             match self.examine(&member.bytes, &member.names, &origin, is_wanted) {
                 ControlFlow::Continue(is_new) => {
                     if is_new && is_container(&member.bytes) {
-                        inner.push(member.bytes);
+                        inner.push(member);
                     }
                 }
                 ControlFlow::Break(()) => flow = Flow::Break(()),
@@ -582,8 +607,8 @@ impl<'r> Inspection<'_, 'r> {
         for trouble in troubles {
             self.trouble(&trouble);
         }
-        for bytes in inner {
-            self.open(&bytes, &origin)?;
+        for member in inner {
+            self.open(&member.bytes, &member.names, &origin, false)?;
         }
         Flow::Continue(())
     }
@@ -616,7 +641,15 @@ impl<'r> Inspection<'_, 'r> {
 
 /// Whether [`Inspection::open`] would find something in it.
 fn is_container(bytes: &[u8]) -> bool {
-    !unpack::formats(bytes).is_empty() || looks_like_mail(bytes)
+    !unpack::formats(bytes).is_empty() || looks_like_mail(bytes) || holds_files(bytes)
+}
+
+/// The name that the content of a packed file gets: without its end, or of a tar with that of a tar.
+fn unpacked_name(name: &str) -> Option<String> {
+    const TARS: [&str; 6] = ["tgz", "tbz", "tbz2", "txz", "taz", "tzst"];
+    let (before, end) = name.trim_end().rsplit_once('.')?;
+    let is_tar = TARS.iter().any(|tar| end.eq_ignore_ascii_case(tar));
+    Some(if is_tar { format!("{before}.tar") } else { before.to_owned() })
 }
 
 /// A message: its first line is a header field (RFC 5322 section 2.2; a mailbox file has one of its

@@ -14,6 +14,7 @@ pub mod engine;
 pub mod local;
 pub mod mime;
 mod pipeline;
+mod volume;
 pub mod worker;
 pub mod yara;
 
@@ -89,7 +90,7 @@ pub enum Unscannable {
         /// What is wrong.
         what: String,
     },
-    /// message/partial: a fragment of a message (RFC 2046 section 5.2.2).
+    /// One piece of several: message/partial (RFC 2046 section 5.2.2), or a volume of an archive.
     Partial,
     /// The structure cannot be read in one way.
     Ambiguous,
@@ -161,7 +162,9 @@ impl std::fmt::Display for Unscannable {
             Self::Encrypted => f.write_str("encrypted"),
             Self::Archive { format } => write!(f, "{format}: no engine here opens it"),
             Self::Damaged { what } => f.write_str(what),
-            Self::Partial => f.write_str("fragment of a message (message/partial)"),
+            Self::Partial => {
+                f.write_str("one piece of several (message/partial, or a volume of an archive)")
+            }
             Self::Ambiguous => f.write_str("structure can be read in more than one way"),
             Self::EngineFailed { engine, why } => write!(f, "{engine} gave no answer: {why}"),
             Self::EngineLimit { engine, why } => write!(f, "{engine} did not look at all: {why}"),

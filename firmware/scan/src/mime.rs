@@ -17,6 +17,7 @@
 //! Where even that cannot cover all readings, the finding is [`Unscannable::Ambiguous`].
 
 mod apple;
+mod armour;
 mod base64;
 mod binhex;
 mod cms;
@@ -39,6 +40,7 @@ mod words;
 mod yenc;
 
 pub use decode::{Dialect, Oddities};
+pub(crate) use files::holds_files;
 pub use summary::{SUMMARY_FIELD_BYTES_MAX, Summary};
 
 use std::collections::VecDeque;
@@ -163,6 +165,12 @@ impl Walker {
             walk: if reading.flat { Walk::flat() } else { Walk::outermost() },
             out: Output::new(reading.dialect, limits),
         }
+    }
+
+    /// A text that is no message, for the files in its lines.
+    #[must_use]
+    pub fn text(limits: &Limits) -> Self {
+        Self { walk: Walk::text(), ..Self::new(limits) }
     }
 
     /// The next bytes of the raw message.

@@ -10,6 +10,8 @@ use std::hash::{BuildHasher, Hasher as _, RandomState};
 use unpack::watch;
 
 use super::{LocalEngine, looks_like_mail};
+use crate::mime::holds_files;
+use crate::volume::is_binary;
 
 /// By how much windows overlap, bytes: no pattern that is looked for in windows is longer, so that each
 /// of its matches is in one window.
@@ -79,6 +81,8 @@ pub(super) struct Collected {
     /// All of it so far, or the window.
     buffer: Vec<u8>,
     way: Way,
+    /// It begins as no text does; known once its start is complete.
+    is_binary: bool,
 }
 
 /// How an object is collected.
@@ -111,6 +115,11 @@ pub(super) enum Whole<'a> {
 /// What makes two objects the same: length and hash.
 pub(super) type Key = (usize, u64);
 
+/// Whether an archive, or a file in a text, may begin somewhere in this window.
+fn may_hold(window: &[u8]) -> bool {
+    watch::has_mark(window) || holds_files(window)
+}
+
 /// Of bytes in memory.
 pub(super) fn key(keys: &RandomState, bytes: &[u8]) -> Key {
     let mut hasher = keys.build_hasher();
@@ -132,12 +141,12 @@ pub(super) struct NeededWhole;
 impl Collected {
     /// One that will be in memory as a whole.
     pub(super) fn held(slot: Slot) -> Self {
-        Self { slot, buffer: Vec::new(), way: Way::Held }
+        Self { slot, buffer: Vec::new(), way: Way::Held, is_binary: false }
     }
 
     /// One that streams by, if it can.
     pub(super) fn windowed(slot: Slot) -> Self {
-        Self { slot, buffer: Vec::new(), way: Way::Open }
+        Self { slot, buffer: Vec::new(), way: Way::Open, is_binary: false }
     }
 
     /// Takes the next bytes.
@@ -178,7 +187,8 @@ impl Collected {
         let start = &self.buffer;
         // The message itself is not taken apart as a file.
         let may_hold_others = self.slot == Slot::Part
-            && (watch::is_suspect(start) || watch::has_mark(start) || looks_like_mail(start));
+            && (watch::is_suspect(start) || may_hold(start) || looks_like_mail(start));
+        self.is_binary = is_binary(start);
         let slot = self.slot;
         if may_hold_others || !showing.engines.iter_mut().all(|engine| engine.begin(slot, start)) {
             self.way = Way::Held;
@@ -203,6 +213,11 @@ impl Collected {
             windows.show(self.slot, &mut self.buffer, showing)?;
         }
         Ok(Some((windows.at + self.buffer.len(), windows.hasher.finish())))
+    }
+
+    /// One that streams by is known to be no text.
+    pub(super) fn is_binary(&self) -> bool {
+        self.is_binary
     }
 
     /// After [`Self::finish`].
@@ -239,7 +254,7 @@ impl Windows {
         let window = Window { at: self.at, bytes: buffer, old_bytes: self.old_bytes };
         if slot == Slot::Part {
             self.hasher.write(window.new_bytes());
-            if watch::has_mark(buffer) {
+            if may_hold(buffer) {
                 return Err(NeededWhole);
             }
         }

@@ -1,19 +1,33 @@
-//! Files that stand in texts: uuencoded, yEnc, BinHex. Each is a part of its own.
+//! Files that stand in texts: uuencoded, xxencoded, yEnc, BinHex, OpenPGP in armour. Each is a part of
+//! its own.
 
 use super::binhex::{self, Item};
 use super::lines::{Lines, Piece};
 use super::names::clean_name;
-use super::{EVENT_BYTES, Output, PartHead, uu, yenc};
+use super::{EVENT_BYTES, Output, PartHead, armour, uu, yenc};
 use crate::Unscannable;
 
-/// The armour of an encrypted text (RFC 9580 section 6.2).
-pub(crate) const PGP_MESSAGE: &[u8] = b"-----BEGIN PGP MESSAGE-----";
+/// Whether decoded bytes may hold such files, but for OpenPGP: each of them has one of these words.
+pub(crate) fn holds_files(bytes: &[u8]) -> bool {
+    memchr::memchr2_iter(b'b', b'B', bytes).any(|at| {
+        let word = bytes.get(at..).unwrap_or_default();
+        let is_word = |wanted: &[u8]| {
+            word.get(..wanted.len()).is_some_and(|start| start.eq_ignore_ascii_case(wanted))
+        };
+        // `begin 644 name`; `=ybegin line=`; "converted with BinHex".
+        is_word(b"begin") && word.get(5).is_some_and(u8::is_ascii_whitespace) || is_word(b"binhex")
+    })
+}
 
 /// The files in lines of text, raw or decoded.
 #[derive(Debug)]
 pub(crate) struct TextFiles {
     uu: uu::Scanner,
     uu_file: File,
+    xx: uu::Scanner,
+    xx_file: File,
+    armour: armour::Scanner,
+    armour_file: File,
     yenc: yenc::Decoder,
     yenc_file: File,
     binhex: binhex::Decoder,
@@ -26,6 +40,10 @@ impl TextFiles {
         Self {
             uu: uu::Scanner::default(),
             uu_file: file(),
+            xx: uu::Scanner::xx(),
+            xx_file: file(),
+            armour: armour::Scanner::default(),
+            armour_file: file(),
             yenc: yenc::Decoder::default(),
             yenc_file: file(),
             binhex: binhex::Decoder::default(),
@@ -35,10 +53,10 @@ impl TextFiles {
 
     pub(crate) fn piece(&mut self, piece: Piece<'_>, out: &mut Output) {
         let Piece { text, first, last, .. } = piece;
-        if first && text.starts_with(PGP_MESSAGE) {
-            out.finding(Unscannable::Encrypted);
-        }
+        let step = self.armour.piece(text, first, last, &mut self.armour_file.buffer);
+        self.armour_step(step, out);
         self.uu.text(text);
+        self.xx.text(text);
         if last {
             self.uu_line_ends(out);
         }
@@ -57,18 +75,36 @@ impl TextFiles {
     pub(crate) fn finish(mut self, out: &mut Output) {
         self.uu_line_ends(out);
         self.uu_file.end(out);
+        self.xx_file.end(out);
         self.yenc_file.end(out);
+        let step = self.armour.finish();
+        self.armour_step(step, out);
         let items = self.binhex.finish();
         self.binhex_file.items(items, out);
     }
 
     fn uu_line_ends(&mut self, out: &mut Output) {
-        let file = &mut self.uu_file;
-        match self.uu.end_of_line(&mut file.buffer) {
-            uu::Step::None => {}
-            uu::Step::Begin(name) => file.begin(&name, out),
-            uu::Step::Data => file.flush_full(out),
-            uu::Step::End => file.end(out),
+        for (scanner, file) in
+            [(&mut self.uu, &mut self.uu_file), (&mut self.xx, &mut self.xx_file)]
+        {
+            match scanner.end_of_line(&mut file.buffer) {
+                uu::Step::None => {}
+                uu::Step::Begin(name) => file.begin(&name, out),
+                uu::Step::BeginWith(name) => file.begin_with_buffer(Some(&name), out),
+                uu::Step::Data => file.flush_full(out),
+                uu::Step::End => file.end(out),
+            }
+        }
+    }
+
+    fn armour_step(&mut self, step: armour::Step, out: &mut Output) {
+        let file = &mut self.armour_file;
+        match step {
+            armour::Step::None => {}
+            armour::Step::Encrypted => out.finding(Unscannable::Encrypted),
+            armour::Step::Begin => file.begin_with_buffer(None, out),
+            armour::Step::Data => file.flush_full(out),
+            armour::Step::End => file.end(out),
         }
     }
 }
@@ -114,10 +150,19 @@ struct File {
 impl File {
     fn begin(&mut self, name: &str, out: &mut Output) {
         self.end(out);
+        self.start(vec![clean_name(name)], out);
+    }
+
+    /// The same of which the first bytes are there; the one before has ended.
+    fn begin_with_buffer(&mut self, name: Option<&str>, out: &mut Output) {
+        self.start(name.map(clean_name).into_iter().collect(), out);
+    }
+
+    fn start(&mut self, file_names: Vec<String>, out: &mut Output) {
         self.part = out.start_part(PartHead {
             depth: self.depth,
             content_type: "application/octet-stream".to_owned(),
-            file_names: vec![clean_name(name)],
+            file_names,
             ..PartHead::default()
         });
     }

@@ -1,9 +1,10 @@
 //! A body being decoded, in as many ways as its header can be read.
 
+use super::armour::PGP_MESSAGE;
 use super::base64::Base64;
 use super::decode::Decoder;
 use super::entity::{Encodings, Entity};
-use super::files::{DecodedFiles, PGP_MESSAGE};
+use super::files::DecodedFiles;
 use super::lines::Piece;
 use super::quoted::QuotedPrintable;
 use super::uu;
@@ -165,6 +166,10 @@ impl Sink {
     fn flush(&mut self, out: &mut Output) {
         let room = START_BYTES.saturating_sub(self.start.len());
         self.start.extend(self.buffer.iter().take(room));
+        if room > 0 && self.start == PGP_MESSAGE && self.part_is_decoded() {
+            // Whatever it is said to be: programs open such a file by how it begins.
+            self.files.get_or_insert_with(|| DecodedFiles::new(self.part.depth, false));
+        }
         if out.data(self.part.number, &self.buffer) {
             if let Some(files) = &mut self.files {
                 files.bytes(&self.buffer, out);
@@ -235,7 +240,12 @@ impl Sink {
             // A packet's type, in its two formats (RFC 9580 section 4.2).
             [first @ 0xc0..=0xff, ..] if is_pgp => PGP_TAGS.contains(&(first & 0x3f)),
             [first @ 0x80..=0xbf, ..] if is_pgp => PGP_TAGS.contains(&(first >> 2 & 0xf)),
-            _ => self.start == PGP_MESSAGE,
+            _ => false,
         }
+    }
+
+    /// Not as it stands in the message, whose raw lines are looked at.
+    fn part_is_decoded(&self) -> bool {
+        !self.part.verbatim
     }
 }

@@ -1,4 +1,5 @@
-//! Finds uuencoded files in lines of text and decodes them.
+//! Finds uuencoded and xxencoded files in lines of text and decodes them: the two differ in their
+//! letters alone.
 //!
 //! Mail programs decode `begin 644 name` wherever it stands in a text, so the walk looks at every raw
 //! line and at decoded text, whatever the structure says. Does no IO; entry: [`Scanner`].
@@ -17,6 +18,8 @@ pub(crate) enum Step {
     None,
     /// A file of this name starts; a file that was open has ended.
     Begin(String),
+    /// The same, and its first bytes were put out; a file that was open has ended before.
+    BeginWith(String),
     /// Bytes were put out.
     Data,
     /// The open file has ended.
@@ -29,9 +32,25 @@ pub(crate) struct Scanner {
     open: bool,
     line: Vec<u8>,
     overlong: bool,
+    alphabet: Alphabet,
+    /// Of an xxencoded file: its name, until its first data show that it is one.
+    waiting: Option<String>,
+}
+
+/// The letters of data.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Alphabet {
+    #[default]
+    Uu,
+    Xx,
 }
 
 impl Scanner {
+    /// For xxencoded files, of which only lines count that can be nothing else.
+    pub(crate) fn xx() -> Self {
+        Self { alphabet: Alphabet::Xx, ..Self::default() }
+    }
+
     /// For text that is a file from the start.
     pub(crate) fn opened() -> Self {
         Self { open: true, ..Self::default() }
@@ -68,6 +87,10 @@ impl Scanner {
     fn line(&mut self, line: &[u8], out: &mut Vec<u8>) -> Step {
         if let Some(name) = begin(line) {
             self.open = true;
+            if self.alphabet == Alphabet::Xx {
+                self.waiting = Some(name);
+                return Step::End;
+            }
             return Step::Begin(name);
         }
         if !self.open {
@@ -78,11 +101,26 @@ impl Scanner {
             self.open = false;
             return Step::End;
         }
+        if self.alphabet == Alphabet::Xx {
+            return self.xx_line(trimmed, out);
+        }
         if trimmed.is_empty() || trimmed == b"`" {
             // A line of no bytes; `end` follows, or blank lines somebody put in.
             return Step::Data;
         }
         decode(line, out).map_or_else(|| self.junk(), |()| Step::Data)
+    }
+
+    /// A line of an xxencoded file, which starts with the first of these.
+    fn xx_line(&mut self, line: &[u8], out: &mut Vec<u8>) -> Step {
+        if !is_xx(line) {
+            return self.junk();
+        }
+        let uu: Vec<u8> = line.iter().filter_map(|letter| xx_value(*letter)).map(letter).collect();
+        if decode(&uu, out).is_none() {
+            return self.junk();
+        }
+        self.waiting.take().map_or(Step::Data, Step::BeginWith)
     }
 
     /// A line that cannot be data: clients give the file up here or skip the line. What was decoded
@@ -135,6 +173,32 @@ fn value(letter: u8) -> Option<u8> {
     matches!(letter, b' '..=b'`').then(|| (letter - b' ') & 63)
 }
 
+/// The letter of uuencoding for a value.
+fn letter(value: u8) -> u8 {
+    (value & 63) + b' '
+}
+
+/// What a letter of xxencoding stands for.
+fn xx_value(letter: u8) -> Option<u8> {
+    match letter {
+        b'+' => Some(0),
+        b'-' => Some(1),
+        b'0'..=b'9' => Some(letter - b'0' + 2),
+        b'A'..=b'Z' => Some(letter - b'A' + 12),
+        b'a'..=b'z' => Some(letter - b'a' + 38),
+        _ => None,
+    }
+}
+
+/// Whether a line is one of xxencoded data: it has as many letters as its first says, or one more.
+fn is_xx(line: &[u8]) -> bool {
+    let Some((&first, letters)) = line.split_first() else { return false };
+    let Some(length) = xx_value(first).filter(|length| *length > 0) else { return false };
+    let needed = usize::from(length).div_ceil(3) * 4;
+    (needed..=needed + 1).contains(&letters.len())
+        && letters.iter().all(|letter| xx_value(*letter).is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,6 +244,25 @@ mod tests {
     fn a_file_in_text() {
         let (names, out) = run(&[b"Hello", b"begin 644 cat.txt", b"#0V%T", b"`", b"end", b"#0V%T"]);
         assert_eq!((names, out), (vec!["cat.txt".to_owned()], b"Cat".to_vec()));
+    }
+
+    #[test]
+    fn xxencoded_files_are_told_by_their_letters() {
+        let run_xx = |lines: &[&[u8]]| {
+            let mut scanner = Scanner::xx();
+            let (mut names, mut out) = (Vec::new(), Vec::new());
+            for line in lines {
+                scanner.text(line);
+                if let Step::BeginWith(name) = scanner.end_of_line(&mut out) {
+                    names.push(name);
+                }
+            }
+            (names, out)
+        };
+        let lines: [&[u8]; 5] = [b"begin 644 cat.txt", b"1Eq3o", b"+", b"end", b"1Eq3o"];
+        assert_eq!(run_xx(&lines), (vec!["cat.txt".to_owned()], b"Cat".to_vec()));
+        let uu: [&[u8]; 4] = [b"begin 644 cat.txt", b"#0V%T", b"`", b"end"];
+        assert_eq!(run_xx(&uu), (Vec::new(), Vec::new()));
     }
 
     #[test]

@@ -80,6 +80,12 @@ impl Walk {
         Self { state, files: None, ..Self::message(0) }
     }
 
+    /// No message: only files in its lines are looked for.
+    pub(crate) fn text() -> Self {
+        let state = State::Body { leaf: None, sniffer: None };
+        Self { state, ..Self::message(0) }
+    }
+
     /// A decoded body with a structure.
     pub(crate) fn inner(inner: &Inner, out: &mut Output) -> Self {
         match &inner.kind {
