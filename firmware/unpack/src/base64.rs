@@ -63,7 +63,11 @@ pub(crate) fn is_base64(bytes: &[u8]) -> bool {
     if is_bare(text, is_cut) {
         return true;
     }
-    // Either may stand behind other text.
+    has_begin(bytes)
+}
+
+/// Whether something is said to begin here; either may stand behind other text.
+pub(crate) fn has_begin(bytes: &[u8]) -> bool {
     [PEM_BEGIN, UU_BEGIN].iter().any(|begin| memmem::find(bytes, begin).is_some())
 }
 

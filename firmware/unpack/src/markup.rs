@@ -8,7 +8,7 @@
 use crate::base64;
 use crate::bytes::{self, add_name, find_word, narrow, starts_with_word};
 use crate::work::Work;
-use memchr::{memchr_iter, memmem};
+use memchr::memchr_iter;
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -35,9 +35,6 @@ const ELEMENTS: [&[u8]; 9] = [
     b"content",
     b"attachment",
 ];
-/// How the characters of an address may be disguised.
-const DISGUISES: [&[u8]; 4] = [b"&#", b"&colon;", b"&Tab;", b"&NewLine;"];
-
 /// Whether there may be addresses or elements to look at.
 pub(crate) fn is_markup(bytes: &[u8]) -> bool {
     const BEGINNING_BYTES: usize = 4096;
@@ -45,8 +42,30 @@ pub(crate) fn is_markup(bytes: &[u8]) -> bool {
     beginning.trim_ascii_start().starts_with(b"<")
         || bytes.starts_with(b"\xff\xfe")
         || bytes.starts_with(b"\xfe\xff")
-        || memchr_iter(b':', bytes).any(|colon| is_scheme(bytes.get(..colon).unwrap_or_default()))
-        || DISGUISES.iter().any(|disguise| memmem::find(bytes, disguise).is_some())
+        || has_address(bytes)
+}
+
+/// Whether there may be an address here: its scheme, or an entity for a character of that.
+pub(crate) fn has_address(bytes: &[u8]) -> bool {
+    memchr_iter(b':', bytes).any(|colon| is_scheme(bytes.get(..colon).unwrap_or_default()))
+        || memchr_iter(b'&', bytes).any(|at| is_disguise(bytes, at))
+}
+
+/// Whether at this ampersand stands a character of "data:", or what browsers drop within that. Random
+/// bytes hold shorter signs every few megabytes.
+fn is_disguise(bytes: &[u8], at: usize) -> bool {
+    /// Zeros that a number may begin with and be read at the edge of a window.
+    const ZEROS: &[u8] = b"#00000000";
+    let tail = bytes.get(at + 1..).unwrap_or_default();
+    match entity(tail) {
+        Some((Some(b'\r' | b'\n' | b'\t'), rest)) => {
+            let before = at.checked_sub(1).and_then(|before| bytes.get(before));
+            before.is_some_and(|byte| b"dDaAtT;\r\n\t".contains(byte))
+                && rest.first().is_some_and(|byte| b"aAtT:&\r\n\t".contains(byte))
+        }
+        Some((Some(char), _)) if b"dDaAtT:".contains(&char) => true,
+        _ => tail.starts_with(ZEROS) || tail.starts_with(b"#x00000000"),
+    }
 }
 
 /// Whether a text ends in "data", with ends of lines in it or not.

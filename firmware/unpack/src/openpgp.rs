@@ -116,10 +116,22 @@ fn begins_line(bytes: &[u8], at: usize) -> bool {
 /// Two packets that belong together, or one whose content is as it must be: the packets themselves
 /// have no mark.
 fn is_message(bytes: &[u8]) -> bool {
+    begins_message(bytes, false)
+}
+
+/// The same of bytes of which only the start is known.
+pub(crate) fn may_be_message(start: &[u8]) -> bool {
+    begins_message(start, true)
+}
+
+fn begins_message(bytes: &[u8], is_cut: bool) -> bool {
     let Some(packet) = Packet::read(bytes) else { return false };
     let Some(first) = packet.body.first().copied() else { return false };
     let is_next = |tags: &[u8]| {
-        packet.is_whole && Packet::read(packet.rest).is_some_and(|next| tags.contains(&next.tag))
+        if !packet.is_whole || packet.rest.is_empty() {
+            return is_cut;
+        }
+        Packet::read(packet.rest).is_some_and(|next| tags.contains(&next.tag))
     };
     match packet.tag {
         SESSION_KEY => matches!(first, 2 | 3 | 6) && is_next(&ENCRYPTED),
@@ -127,7 +139,11 @@ fn is_message(bytes: &[u8]) -> bool {
         ONE_PASS => matches!(first, 3 | 6) && is_next(&[ONE_PASS, COMPRESSED, LITERAL]),
         MARKER => *packet.body == *b"PGP",
         COMPRESSED => is_packed(&packet.body),
-        LITERAL => matches!(first, b'b' | b't' | b'u') && packet.is_whole && packet.rest.is_empty(),
+        LITERAL => {
+            matches!(first, b'b' | b't' | b'u')
+                && packet.rest.is_empty()
+                && (packet.is_whole || is_cut)
+        }
         _ => false,
     }
 }

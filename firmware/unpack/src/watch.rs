@@ -8,7 +8,7 @@ use memchr::memmem;
 
 use crate::bytes::u32_le;
 use crate::detect::formats;
-use crate::{cab, rar, sevenz, zip};
+use crate::{base64, cab, markup, openpgp, rar, sevenz, zip};
 
 /// How much of the start [`is_suspect`] needs, bytes: up to the last place where an image of a disk has
 /// a descriptor.
@@ -16,7 +16,7 @@ pub const START_BYTES: usize = 128 * 1024;
 /// How much of the end [`is_suspect_end`] needs, bytes: some formats have their mark in a last sector.
 pub const END_BYTES: usize = 512;
 /// By how much windows overlap at least, bytes: more than the longest mark has.
-pub const OVERLAP_BYTES: usize = 16;
+pub const OVERLAP_BYTES: usize = 128;
 
 /// What stands wherever an archive begins, also behind a program or a picture.
 const MARKS: [&[u8]; 4] = [zip::LOCAL, rar::MARK, sevenz::MAGIC, cab::MAGIC];
@@ -27,20 +27,31 @@ const MARKS: [&[u8]; 4] = [zip::LOCAL, rar::MARK, sevenz::MAGIC, cab::MAGIC];
 pub fn is_suspect(start: &[u8]) -> bool {
     // What is behind a frame to be skipped may be far away.
     let skips = matches!(u32_le(start, 0), Some(0x184d_2a50..=0x184d_2a5f));
-    skips || !formats(start).is_empty()
+    skips || depends_on_length(start) || !formats(start).is_empty()
 }
 
-/// Whether an archive may begin somewhere in this window.
+/// Whether it takes all of the bytes to tell what they are: what installs itself has its marks
+/// anywhere, and what has none has lengths that must fit.
+fn depends_on_length(start: &[u8]) -> bool {
+    let is_program = start.starts_with(b"MZ");
+    let is_arc = matches!(start, [0x1a, 1..=11, ..]);
+    let is_boot_sector = start.get(510..512) == Some(b"\x55\xaa");
+    is_program || is_arc || is_boot_sector || openpgp::may_be_message(start)
+}
+
+/// Whether an archive, or a file in a text, may begin somewhere in this window.
 #[must_use]
 pub fn has_mark(window: &[u8]) -> bool {
     MARKS.iter().any(|mark| memmem::find(window, mark).is_some())
+        || base64::has_begin(window)
+        || markup::has_address(window)
 }
 
 /// Whether bytes that end so may be a container.
 #[must_use]
 pub fn is_suspect_end(end: &[u8]) -> bool {
     let footer = end.len().checked_sub(END_BYTES).and_then(|at| end.get(at..)).unwrap_or_default();
-    footer.starts_with(b"conectix") || footer.starts_with(b"koly")
+    footer.starts_with(b"conectix") || footer.starts_with(b"koly") || end.ends_with(b"cdsaencr")
 }
 
 #[cfg(test)]
