@@ -198,6 +198,11 @@ fn four(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
+/// A zip of one file, deflated.
+pub(super) fn packed(name: &str, content: &[u8]) -> Vec<u8> {
+    zip(&[Member::new(name, content)])
+}
+
 /// Zips in zips.
 fn wrapped(depth: usize, payload: &[u8]) -> Vec<u8> {
     let inner = zip(&[Member::new("x.com", payload)]);

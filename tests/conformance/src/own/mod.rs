@@ -5,6 +5,7 @@
 //! source away.
 
 pub mod archive;
+pub mod hidden;
 pub mod mime;
 pub mod names;
 pub mod pop3;
@@ -18,6 +19,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases = mime::cases();
     cases.extend(names::cases());
     cases.extend(archive::cases());
+    cases.extend(hidden::cases());
     cases
 }
 
