@@ -29,6 +29,7 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("box_frame", frames::frame),
     ("box_stack", frames::stack),
     ("clamd_reply", engines::clamd_reply),
+    ("container_forced", containers::forced),
     ("containers", containers::containers),
     ("dns_answer", wired::dns_answer),
     ("dot_framer", dot::framer),
@@ -39,6 +40,7 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("pop3_session", sessions::pop3),
     ("settings", settings::document),
     ("smtp_session", sessions::smtp),
+    ("text_files", mime::text_files),
     ("wire_frame", wired::frame),
     ("wire_ticket", wired::ticket),
 ];

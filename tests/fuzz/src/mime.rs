@@ -31,6 +31,17 @@ pub(crate) fn walk(bytes: &[u8]) {
     }
 }
 
+/// A text that is no message, for the files in its lines.
+pub(crate) fn text_files(bytes: &[u8]) {
+    let read = |piece| read_by(Walker::text(&limits()), bytes, piece);
+    let whole = read(usize::MAX);
+    for piece in [1, 7] {
+        let cut = read(piece);
+        assert_eq!(whole.events, cut.events, "in pieces of {piece}");
+        assert_eq!(whole.parts, cut.parts, "in pieces of {piece}");
+    }
+}
+
 /// A message whose header fields the fuzzer fills in: NUL-separated values of Content-Type, encoding,
 /// disposition.
 pub(crate) fn header(bytes: &[u8]) {
@@ -57,7 +68,10 @@ struct Walked {
 }
 
 fn read(reading: Reading, bytes: &[u8], piece: usize) -> Walked {
-    let mut walker = Walker::reading(reading, &limits());
+    read_by(Walker::reading(reading, &limits()), bytes, piece)
+}
+
+fn read_by(mut walker: Walker, bytes: &[u8], piece: usize) -> Walked {
     let mut walked =
         Walked { events: Vec::new(), parts: BTreeMap::new(), oddities: walker.oddities() };
     for part in bytes.chunks(piece) {
