@@ -267,4 +267,4 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, postcard::Error> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -375,6 +375,31 @@ mod tests {
     }
 
     #[test]
+    fn files_of_rules_have_a_number_and_a_size_at_most() {
+        let folder = tempfile::tempdir().unwrap();
+        let large = folder.path().join("a.yar");
+        let file = std::fs::File::create(&large).unwrap();
+        file.set_len(RULE_FILE_BYTES_MAX + 1).unwrap();
+        let error = CompiledRules::load(Some(folder.path())).unwrap_err();
+        assert!(matches!(&error, RulesError::TooLarge { path } if *path == large), "{error}");
+        // At the limit it is read: zeros, which are no rules.
+        file.set_len(RULE_FILE_BYTES_MAX).unwrap();
+        let text = read(&large).unwrap();
+        assert_eq!(u64::try_from(text.len()).unwrap(), RULE_FILE_BYTES_MAX);
+        drop(text);
+
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..RULE_FILES_MAX {
+            std::fs::File::create(folder.path().join(format!("{number}.yar"))).unwrap();
+        }
+        std::fs::File::create(folder.path().join("readme.txt")).unwrap();
+        assert_eq!(rule_files(folder.path()).unwrap().len(), RULE_FILES_MAX);
+        std::fs::File::create(folder.path().join("more.yara")).unwrap();
+        let error = CompiledRules::load(Some(folder.path())).unwrap_err();
+        assert!(matches!(error, RulesError::TooManyFiles { .. }), "{error}");
+    }
+
+    #[test]
     fn includes_and_missing_folders_are_refused() {
         let include = [("mine.yar".to_owned(), "include \"/etc/passwd\"".to_owned())];
         let error = CompiledRules::from_sources(&include).unwrap_err();

@@ -290,6 +290,14 @@ async fn an_engine_that_hangs_holds_a_finding_up_for_a_moment_only() {
 }
 
 #[tokio::test]
+async fn a_mail_that_ends_its_workers_is_not_clean() {
+    let workers = crate::worker::tests::dying_workers();
+    let scanner = Scanner::new(workers, Vec::new(), Limits::default(), Spooler::default());
+    let report = scan(&scanner, &mail(b"harmless")).await;
+    assert_eq!(report.verdict, Verdict::Unscannable(Unscannable::Crashed));
+}
+
+#[tokio::test]
 async fn a_message_over_the_limit_is_let_go() {
     let fake = Arc::new(Fake::new(EngineOutcome::Clean));
     let limits = Limits { message_bytes_max: 1000, ..Limits::default() };

@@ -46,7 +46,7 @@ pub fn queue_time_max(time: Duration) -> Duration {
 /// Longest wait for a turn.
 pub const QUEUE_TIME_MAX: Duration = Duration::from_secs(120);
 /// What a worker gets on top of the time of its mail, before it is killed: to say what it has.
-const GRACE: Duration = Duration::from_secs(2);
+pub(super) const GRACE: Duration = Duration::from_secs(2);
 /// User and group of workers where the daemon is root: nobody, as Debian numbers it.
 const NOBODY: u32 = 65_534;
 /// Largest answer of a worker, the bytes of objects apart. It reads hostile bytes, and is not trusted.
@@ -57,7 +57,7 @@ const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 const ALLOCATOR: (&str, &str) =
     ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=2097152:glibc.malloc.trim_threshold=4194304");
 /// How often a mail is given to a worker that then dies.
-const TRIES_MAX: u32 = 2;
+pub(super) const TRIES_MAX: u32 = 2;
 
 /// How workers are started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,9 +105,13 @@ pub struct Workers {
     shared: Arc<Shared>,
 }
 
+/// Starts a worker at the other end of a socket; a process is killed when it is dropped.
+pub(super) type Start = fn(StdUnixStream) -> io::Result<Option<Child>>;
+
 #[derive(Debug)]
 struct Shared {
     isolation: Isolation,
+    start_worker: Start,
     /// Encoded once for all, and which it is.
     knowledge: Mutex<(u64, Bytes)>,
     idle: Mutex<Vec<Worker>>,
@@ -147,8 +151,23 @@ impl Workers {
         count: usize,
         knowledge: &Knowledge,
     ) -> Result<Self, WorkerError> {
+        let start_worker: Start = match isolation {
+            Isolation::Process => |socket| spawn(socket).map(Some),
+            Isolation::Thread => |socket| start_thread(socket).map(|()| None),
+        };
+        Self::with(isolation, start_worker, count, knowledge)
+    }
+
+    /// Workers that are started so, which in tests may be anything that holds the socket.
+    pub(super) fn with(
+        isolation: Isolation,
+        start_worker: Start,
+        count: usize,
+        knowledge: &Knowledge,
+    ) -> Result<Self, WorkerError> {
         let shared = Shared {
             isolation,
+            start_worker,
             knowledge: Mutex::new((0, encode(knowledge)?.into())),
             idle: Mutex::default(),
             turns: Semaphore::new(count.clamp(1, WORKERS_MAX)),
@@ -290,13 +309,7 @@ impl Shared {
             self.knowledge.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (near, far) = StdUnixStream::pair().map_err(PoolError::Start)?;
         near.set_nonblocking(true).map_err(PoolError::Start)?;
-        let child = match self.isolation {
-            Isolation::Process => Some(spawn(far).map_err(PoolError::Start)?),
-            Isolation::Thread => {
-                start_thread(far).map_err(PoolError::Start)?;
-                None
-            }
-        };
+        let child = (self.start_worker)(far).map_err(PoolError::Start)?;
         self.started.fetch_add(1, Ordering::Relaxed);
         let stream = UnixStream::from_std(near).map_err(PoolError::Start)?;
         let stream = BufReader::with_capacity(READ_BYTES, stream);

@@ -8,7 +8,10 @@ use spool::{Spooled, Spooler};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::pool::{ExportedObject, Isolation, PoolError, QUEUE_TIME_MAX, Workers};
+use super::pool::{
+    ExportedObject, GRACE, Isolation, PoolError, QUEUE_TIME_MAX, START_TIME_MAX, Start, TRIES_MAX,
+    Workers,
+};
 use super::*;
 use crate::tests::{eicar, encode_base64};
 
@@ -158,6 +161,81 @@ async fn a_mail_does_not_wait_for_ever_for_a_worker() {
     let busy = workers.scan(&mail, Export::Nothing, time, &spooler, &exported).await;
     assert!(matches!(busy, Err(PoolError::Busy)));
     assert_eq!(began.elapsed(), QUEUE_TIME_MAX);
+}
+
+/// Workers that are no more than this.
+fn odd_workers(start: Start) -> Workers {
+    Workers::with(Isolation::Thread, start, 1, &knowledge(&[], &[])).unwrap()
+}
+
+async fn scan_fails(workers: &Workers, time: Duration) -> PoolError {
+    let mail = Spooled::from(Bytes::from_static(b"hello"));
+    let (exported, _objects) = mpsc::channel(1);
+    let spooler = Spooler::default();
+    workers.scan(&mail, Export::Nothing, time, &spooler, &exported).await.unwrap_err()
+}
+
+/// Takes what the daemon says of its rules, and answers that it is ready.
+fn get_ready(mut socket: &UnixStream) -> Result<(), WorkerError> {
+    let _: Knowledge = receive(&mut socket)?;
+    let confined = confine::Confined { landlock: false, seccomp: false };
+    socket.write_all(&encode(&Answer::Ready(confined))?)?;
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_does_not_start_is_given_up_and_another_is_tried() {
+    // The socket stays open, and nobody reads it.
+    let workers = odd_workers(|socket| {
+        std::mem::forget(socket);
+        Ok(None)
+    });
+    let began = Instant::now();
+    let error = scan_fails(&workers, Duration::from_secs(1_000)).await;
+    assert!(matches!(&error, PoolError::Start(why) if why.kind() == io::ErrorKind::TimedOut));
+    assert_eq!(began.elapsed(), START_TIME_MAX * TRIES_MAX);
+    assert_eq!(workers.numbers().started, u64::from(TRIES_MAX));
+}
+
+/// Workers that read a mail, for which that is too much.
+pub(crate) fn dying_workers() -> Workers {
+    odd_workers(|socket| {
+        std::thread::spawn(move || {
+            get_ready(&socket)?;
+            receive::<Request>(&mut &socket).map(drop)
+        });
+        Ok(None)
+    })
+}
+
+#[tokio::test]
+async fn a_mail_whose_worker_dies_twice_is_given_up() {
+    let workers = dying_workers();
+    let error = scan_fails(&workers, Duration::from_secs(1_000)).await;
+    assert!(matches!(error, PoolError::Died(_)), "{error}");
+    let numbers = workers.numbers();
+    let tries = u64::from(TRIES_MAX);
+    assert_eq!((numbers.started, numbers.died), (tries, tries));
+}
+
+#[tokio::test]
+async fn a_worker_that_takes_too_long_is_stopped_a_moment_after_the_time_of_its_mail() {
+    let workers = odd_workers(|socket| {
+        std::thread::spawn(move || {
+            get_ready(&socket)?;
+            // Ends when the daemon closes the socket: then nothing more comes.
+            io::copy(&mut &socket, &mut io::sink())?;
+            Ok::<_, WorkerError>(())
+        });
+        Ok(None)
+    });
+    workers.warm_up().await;
+    tokio::time::pause();
+    let (began, time) = (Instant::now(), Duration::from_secs(30));
+    let error = scan_fails(&workers, time).await;
+    assert!(matches!(error, PoolError::TimedOut), "{error}");
+    assert_eq!(began.elapsed(), time + GRACE);
+    assert_eq!((workers.numbers().started, workers.numbers().died), (1, 1));
 }
 
 #[test]
