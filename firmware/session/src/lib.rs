@@ -29,6 +29,7 @@ use mail::Protocol;
 use quarantine::Vault;
 use scan::Scanner;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::warn;
 
 use crate::observer::Observer;
 
@@ -45,6 +46,8 @@ pub struct Carrier {
     pub vault: Option<Arc<Vault>>,
     /// Where each mail is written down; `None`: in the log alone.
     pub journal: Option<Arc<Journal>>,
+    /// The files of rules and lists that the scanner knows.
+    pub read: settings::Marks,
 }
 
 impl Carrier {
@@ -59,7 +62,10 @@ impl Carrier {
         settings: &settings::ScanSettings,
     ) -> Result<Option<settings::Watch>, settings::ScanSettingsError> {
         let Some(scanner) = self.scanner.clone() else { return Ok(None) };
-        let watch = settings.watch(&scanner)?;
+        if self.vault.is_none() && self.policy.wants_copies() {
+            warn!("rules with \"+quarantine\": there is no quarantine here, no copy is kept");
+        }
+        let watch = settings.watch(&scanner, &self.read)?;
         tokio::spawn(async move { scanner.workers().warm_up().await });
         Ok(watch)
     }

@@ -1,61 +1,27 @@
 //! Receive, handle, transmit, sleep.
 
-use std::collections::VecDeque;
+mod leg;
+
 use std::future::{Future, poll_fn};
-use std::io;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use mail::{End, Output, Session, Side};
 use spool::SpoolError;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 use tracing::warn;
 
-use crate::hold::{Edited, Hold, Item, Stuffing};
+use self::leg::{Heard, Leg};
+use crate::hold::{Edited, Hold, Item};
 use crate::judge::{Judgement, Judging};
-use crate::{
-    Carried, LINGER_MAX, OPAQUE_IDLE_MAX, Observer, Outcome, READ_BYTES_MAX, WRITE_QUEUE_BYTES_MAX,
-    couple,
-};
-
-/// Pieces below this many bytes are joined before they are written: a mail of dot lines comes in
-/// pieces of a line each, and would leave in as many segments.
-const JOINED_PIECE_BYTES_MAX: usize = 1024;
+use crate::{Carried, LINGER_MAX, OPAQUE_IDLE_MAX, Observer, Outcome, couple};
 
 /// The runtime's clock, which tests can stop.
 pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
-}
-
-/// One side's connection and what waits to be written to it.
-struct Leg<T> {
-    /// `None` once it was reset or lost.
-    stream: Option<T>,
-    /// What is being written.
-    writing: Bytes,
-    queue: VecDeque<Item>,
-    /// Small pieces behind the queue, joined.
-    joined: BytesMut,
-    /// In memory: in `writing`, `queue` and `joined`.
-    queued_bytes: usize,
-    stuffing: Stuffing,
-    /// Written since the last complete flush.
-    unflushed: bool,
-    sending: Sending,
-    receiving: bool,
-}
-
-/// The direction towards a peer.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sending {
-    Open,
-    /// A FIN follows what is queued.
-    Closing,
-    Closed,
 }
 
 /// What became possible.
@@ -65,6 +31,15 @@ enum Step {
     Wrote,
     Verdict(Box<Judgement>),
     Timeout,
+}
+
+impl Step {
+    fn of(side: Side, heard: Heard) -> Self {
+        match heard {
+            Heard::Bytes(bytes) => Self::Read(side, bytes),
+            Heard::End(end) => Self::Ended(side, end),
+        }
+    }
 }
 
 /// One session on its way.
@@ -117,8 +92,8 @@ where
             if self.is_over() {
                 return Carried {
                     outcome: self.outcome,
-                    client: self.client.stream,
-                    server: self.server.stream,
+                    client: self.client.into_stream(),
+                    server: self.server.into_stream(),
                 };
             }
             if self.can_couple() {
@@ -270,14 +245,14 @@ where
         }
         let lingering = self.lingering_until.is_some();
         if (lingering || self.session.wants(Side::Server) && self.client.has_room())
-            && let Poll::Ready(step) = self.server.poll_read(cx, Side::Server)
+            && let Poll::Ready(heard) = self.server.poll_read(cx)
         {
-            return Poll::Ready(step);
+            return Poll::Ready(Step::of(Side::Server, heard));
         }
         if (lingering || self.session.wants(Side::Client) && self.server.has_room())
-            && let Poll::Ready(step) = self.client.poll_read(cx, Side::Client)
+            && let Poll::Ready(heard) = self.client.poll_read(cx)
         {
-            return Poll::Ready(step);
+            return Poll::Ready(Step::of(Side::Client, heard));
         }
         // Both sides' directions ended while writing: the loop must look again.
         if self.lingering_until.is_none() && self.is_sent() {
@@ -321,255 +296,11 @@ where
     }
 
     async fn couple(self) -> Carried<C, S> {
-        match (self.client.stream, self.server.stream) {
+        match (self.client.into_stream(), self.server.into_stream()) {
             (Some(client), Some(server)) => {
                 couple::couple(&self.observer.facts.id, client, server, self.outcome).await
             }
             (client, server) => Carried { outcome: self.outcome, client, server },
         }
-    }
-}
-
-impl<T: AsyncRead + AsyncWrite + Unpin> Leg<T> {
-    fn new(stream: T) -> Self {
-        Self {
-            stream: Some(stream),
-            writing: Bytes::new(),
-            queue: VecDeque::new(),
-            joined: BytesMut::new(),
-            queued_bytes: 0,
-            stuffing: Stuffing::default(),
-            unflushed: false,
-            sending: Sending::Open,
-            receiving: true,
-        }
-    }
-
-    fn push(&mut self, bytes: Bytes) {
-        if self.takes_more() && !bytes.is_empty() {
-            self.queued_bytes += bytes.len();
-            if bytes.len() < JOINED_PIECE_BYTES_MAX {
-                self.joined.extend_from_slice(&bytes);
-            } else {
-                self.enqueue_joined();
-                self.queue.push_back(Item::Bytes(bytes));
-            }
-        }
-    }
-
-    fn push_item(&mut self, item: Item) {
-        match item {
-            Item::Bytes(bytes) => self.push(bytes),
-            item if self.takes_more() => {
-                self.enqueue_joined();
-                self.queue.push_back(item);
-            }
-            _ => {}
-        }
-    }
-
-    fn takes_more(&self) -> bool {
-        self.stream.is_some() && self.sending == Sending::Open
-    }
-
-    /// Behind the queue with the small pieces; an idle session keeps no buffer for them.
-    fn enqueue_joined(&mut self) {
-        if !self.joined.is_empty() {
-            self.queue.push_back(Item::Bytes(std::mem::take(&mut self.joined).freeze()));
-        }
-    }
-
-    /// Sees to it that something is being written; false when nothing waits.
-    fn fill(&mut self) -> Result<bool, SpoolError> {
-        while self.writing.is_empty() {
-            let Some(item) = self.queue.front_mut() else { return Ok(false) };
-            let was_counted = matches!(item, Item::Bytes(_));
-            match item.next(&mut self.stuffing)? {
-                Some(bytes) => {
-                    if !was_counted {
-                        self.queued_bytes += bytes.len();
-                    }
-                    self.writing = bytes;
-                }
-                None => drop(self.queue.pop_front()),
-            }
-        }
-        Ok(true)
-    }
-
-    fn shutdown(&mut self, how: End) {
-        match how {
-            End::Fin if self.sending == Sending::Open => self.sending = Sending::Closing,
-            End::Fin => {}
-            End::Reset => self.lose(),
-        }
-    }
-
-    /// Dropping the stream resets the connection.
-    fn lose(&mut self) {
-        self.stream = None;
-        self.writing = Bytes::new();
-        self.queue.clear();
-        self.joined = BytesMut::new();
-        self.queued_bytes = 0;
-    }
-
-    fn has_room(&self) -> bool {
-        self.queued_bytes < WRITE_QUEUE_BYTES_MAX
-    }
-
-    fn is_sent(&self) -> bool {
-        self.stream.is_none() || self.sending == Sending::Closed
-    }
-
-    fn is_receiving(&self) -> bool {
-        self.stream.is_some() && self.receiving
-    }
-
-    /// Open both ways, and nothing waits to be written.
-    fn is_idle(&self) -> bool {
-        self.sending == Sending::Open
-            && self.receiving
-            && self.stream.is_some()
-            && self.queued_bytes == 0
-            && self.queue.is_empty()
-            && !self.unflushed
-    }
-
-    /// Writes what it can. True if the connection turned out to be lost.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> bool {
-        self.enqueue_joined();
-        let result = loop {
-            match self.fill() {
-                Ok(true) => {}
-                Ok(false) => break self.poll_finish(cx),
-                // Kept bytes that cannot be read back: nothing may stand in their place.
-                Err(error) => {
-                    let error = telemetry::chain(&error);
-                    warn!(error, "what was kept of a message cannot be read back: reset");
-                    break Err(io::Error::other(error));
-                }
-            }
-            let Some(stream) = &mut self.stream else { return false };
-            match Pin::new(stream).poll_write(cx, &self.writing) {
-                Poll::Ready(Ok(0)) => break Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(count)) => {
-                    self.unflushed = true;
-                    self.queued_bytes -= count;
-                    self.writing.advance(count);
-                }
-                Poll::Ready(Err(error)) => break Err(error),
-                Poll::Pending => break Ok(()),
-            }
-        };
-        if result.is_err() {
-            self.lose();
-        }
-        result.is_err()
-    }
-
-    /// All is written: ends the direction, or flushes.
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
-        match self.sending {
-            Sending::Closing => match Pin::new(stream).poll_shutdown(cx) {
-                Poll::Ready(Ok(())) => {
-                    self.sending = Sending::Closed;
-                    Ok(())
-                }
-                Poll::Ready(Err(error)) => Err(error),
-                Poll::Pending => Ok(()),
-            },
-            Sending::Open if self.unflushed => match Pin::new(stream).poll_flush(cx) {
-                Poll::Ready(result) => {
-                    self.unflushed = false;
-                    result
-                }
-                Poll::Pending => Ok(()),
-            },
-            Sending::Open | Sending::Closed => Ok(()),
-        }
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>, side: Side) -> Poll<Step> {
-        let (Some(stream), true) = (&mut self.stream, self.receiving) else {
-            return Poll::Pending;
-        };
-        // On the stack, so that an idle session holds no buffer.
-        let mut space = [const { MaybeUninit::uninit() }; READ_BYTES_MAX];
-        let mut buffer = ReadBuf::uninit(&mut space);
-        match Pin::new(stream).poll_read(cx, &mut buffer) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
-                self.receiving = false;
-                Poll::Ready(Step::Ended(side, End::Fin))
-            }
-            Poll::Ready(Ok(())) => {
-                Poll::Ready(Step::Read(side, Bytes::copy_from_slice(buffer.filled())))
-            }
-            Poll::Ready(Err(_)) => {
-                self.lose();
-                Poll::Ready(Step::Ended(side, End::Reset))
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-    use std::task::Waker;
-
-    use super::*;
-
-    /// Takes everything and remembers it, one entry a write.
-    #[derive(Default)]
-    struct Writes(Vec<Vec<u8>>);
-
-    impl AsyncRead for Writes {
-        fn poll_read(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            _: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            Poll::Pending
-        }
-    }
-
-    impl AsyncWrite for Writes {
-        fn poll_write(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            bytes: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            self.0.push(bytes.to_vec());
-            Poll::Ready(Ok(bytes.len()))
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    #[test]
-    fn small_pieces_leave_together_and_all_in_order() {
-        let mut leg = Leg::new(Writes::default());
-        let large = Bytes::from(vec![b'L'; JOINED_PIECE_BYTES_MAX]);
-        for _ in 0..4_000 {
-            leg.push(Bytes::from_static(b"..\r\n"));
-        }
-        leg.push(large.clone());
-        leg.push(Bytes::from_static(b"end"));
-        assert!(!leg.is_idle());
-        let waker = Waker::noop();
-        assert!(!leg.poll_write(&mut Context::from_waker(waker)));
-        assert!(leg.is_idle());
-        assert_eq!(leg.joined.capacity(), 0);
-        let writes = leg.stream.unwrap().0;
-        assert_eq!(writes, [b"..\r\n".repeat(4_000), large.to_vec(), b"end".to_vec()]);
     }
 }

@@ -15,10 +15,9 @@ use quarantine::Vault;
 use scan::Limits;
 use scan::worker::pool::Isolation;
 use serde::Deserialize;
-use tracing::warn;
 
 pub use self::engines::ScanSettingsError;
-pub use self::reload::{RELOAD_INTERVAL, Watch};
+pub use self::reload::{Marks, RELOAD_INTERVAL, Watch};
 pub use self::rules::RuleOverrides;
 use crate::Carrier;
 use crate::policy::{Action, Policy, Rule, Rules};
@@ -38,6 +37,9 @@ pub const VERDICT_SECONDS_MAX_MAX: u64 = 240;
 pub const KEEP_ALIVE_SECONDS_MAX: u64 = 600;
 /// Most senders in [`ScanSettings::unscanned_senders`].
 pub const UNSCANNED_SENDERS_MAX: usize = 10_000;
+
+/// The extension that is never masked.
+const STARTTLS: &str = "STARTTLS";
 
 /// What is scanned, by what, and what is done then.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -110,6 +112,7 @@ pub struct ScanSettings {
     #[serde(deserialize_with = "config::within::<_, 1, KEEP_ALIVE_SECONDS_MAX>")]
     pub keep_alive_interval_seconds: u64,
     /// Keywords that an EHLO reply loses on its way to the client, as in `["CHUNKING"]`. Default none.
+    /// `STARTTLS` is never one of them.
     pub masked_extensions: Vec<String>,
     /// What is done with a session that uses something whose framing is unknown: `"opaque"`, it passes
     /// unread and counts as unscanned; or `"close"`. Default: opaque for SMTP, close for POP3.
@@ -278,16 +281,22 @@ impl ScanSettings {
     /// What cannot be used; the text says what to write.
     pub fn carrier(&self, around: Around) -> Result<Carrier, ScanSettingsError> {
         let policy = self.policy()?;
+        // Before anything is read: see `Marks`.
+        let read = self.sources()?.marks();
         let scanner = match self.mode {
             Mode::On => Some(self.scanner(around.isolation)?),
             Mode::Off => None,
         };
         let mail = self.mail(&policy)?;
         let Around { vault, journal, isolation: _ } = around;
-        if vault.is_none() && policy.wants_copies() {
-            warn!("rules with \"+quarantine\": there is no quarantine here, no copy is kept");
-        }
-        Ok(Carrier { scanner, mail: Arc::new(mail), policy: Arc::new(policy), vault, journal })
+        Ok(Carrier {
+            scanner,
+            mail: Arc::new(mail),
+            policy: Arc::new(policy),
+            vault,
+            journal,
+            read,
+        })
     }
 
     /// [`Self::carrier`] for settings that stand in a file as the table `[scan]`.
@@ -300,6 +309,14 @@ impl ScanSettings {
     }
 
     fn mail(&self, policy: &Policy) -> Result<mail::Settings, ScanSettingsError> {
+        for keyword in &self.masked_extensions {
+            if keyword.eq_ignore_ascii_case(STARTTLS) {
+                return Err(ScanSettingsError::MaskedTls);
+            }
+            if !is_keyword(keyword) {
+                return Err(ScanSettingsError::Masked(keyword.clone()));
+            }
+        }
         let pop3 = mail::pop3::Settings::default();
         let smtp = mail::smtp::Settings::default();
         // Stuffed dots and repaired line ends make a message larger on the wire than what is scanned.
@@ -342,7 +359,7 @@ impl ScanSettings {
         if self.unscanned_senders.len() > UNSCANNED_SENDERS_MAX {
             return Err(ScanSettingsError::TooManySenders);
         }
-        if let Some(wrong) = self.unscanned_senders.iter().find(|sender| !sender.contains('@')) {
+        if let Some(wrong) = self.unscanned_senders.iter().find(|sender| !names_somebody(sender)) {
             return Err(ScanSettingsError::Sender(wrong.clone()));
         }
         let general = Rules {
@@ -383,6 +400,20 @@ impl ScanSettings {
             time_max: Duration::from_secs(self.verdict_seconds_max),
         }
     }
+}
+
+/// Whether it is an address or a domain as a sender has it. One without a domain would be everybody
+/// or nobody.
+fn names_somebody(sender: &str) -> bool {
+    let domain = sender.rsplit_once('@').map(|(_, domain)| domain);
+    domain.is_some_and(|domain| !domain.is_empty())
+        && !sender.contains(|c: char| c.is_whitespace() || c.is_control() || "<>,;".contains(c))
+}
+
+/// RFC 5321 section 4.1.1.1, `ehlo-keyword`.
+fn is_keyword(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 #[cfg(test)]

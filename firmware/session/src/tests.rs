@@ -59,6 +59,7 @@ fn carrier_with(spooler: Spooler, block: &[&str]) -> Carrier {
         policy: Arc::new(Policy::default()),
         vault: None,
         journal: None,
+        read: crate::settings::Marks::default(),
     }
 }
 

@@ -59,8 +59,21 @@ pub enum ScanSettingsError {
         /// Why.
         source: TemplateError,
     },
-    /// An unscanned sender is no address.
-    #[error("scan.unscanned_senders: {0:?} is no sender; write \"a@b.example\" or \"@b.example\"")]
+    /// A masked extension is no keyword.
+    #[error("scan.masked_extensions: {0:?} is no EHLO keyword; write one as in \"CHUNKING\"")]
+    Masked(String),
+    /// Mail that its client would encrypt would cross the internet in clear.
+    #[error(
+        "scan.masked_extensions: STARTTLS is never masked, because mail and passwords that were \
+         encrypted would then cross the internet in clear; leave it out (sessions that go to TLS \
+         pass unread and are counted)"
+    )]
+    MaskedTls,
+    /// An unscanned sender is nobody, or everybody.
+    #[error(
+        "scan.unscanned_senders: {0:?} names no domain and so nobody, or everybody; write \
+         \"a@b.example\" or \"@b.example\""
+    )]
     Sender(String),
     /// Too many of them.
     #[error("scan.unscanned_senders has more than {UNSCANNED_SENDERS_MAX}; name domains instead")]
@@ -83,6 +96,9 @@ impl ScanSettingsError {
             Self::Spool(_) => ("scan.spool", "write a folder on a disk with room instead"),
             Self::ReadTemplate { .. } | Self::Template { .. } => {
                 ("scan.templates", "correct the file, or leave the key out")
+            }
+            Self::Masked(_) | Self::MaskedTls => {
+                ("scan.masked_extensions", "write keywords as in [\"CHUNKING\"] instead")
             }
             Self::Sender(_) | Self::TooManySenders => {
                 ("scan.unscanned_senders", "write \"a@b.example\" or \"@b.example\" instead")

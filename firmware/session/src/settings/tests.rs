@@ -51,6 +51,9 @@ fn what_engines_cannot_use_is_blamed_on_its_line() {
         ("icap = [\"nonsense\"]", "`scan.icap`: ", "write \"icap://"),
         ("spool = \"/nonexistent\"", "`scan.spool`: ", "write a folder"),
         ("unscanned_senders = [\"nonsense\"]", "`scan.unscanned_senders`: ", "write \"a@b"),
+        ("unscanned_senders = [\"@\"]", "`scan.unscanned_senders`: ", "write \"a@b"),
+        ("masked_extensions = [\"starttls\"]", "`scan.masked_extensions`: ", "write keywords"),
+        ("masked_extensions = [\"X Y\"]", "`scan.masked_extensions`: ", "write keywords"),
         (templates.as_str(), "`scan.templates`: ", "correct the file"),
     ] {
         let text = format!("mode = \"on\"\n{line}\n");
@@ -59,6 +62,41 @@ fn what_engines_cannot_use_is_blamed_on_its_line() {
         assert!(error.starts_with(&format!("x.toml:3: {problem}")), "{error}");
         assert!(error.contains(&format!("; {remedy}")), "{error}");
     }
+}
+
+fn refused(text: &str) -> String {
+    parse(text).carrier(Around::test()).unwrap_err().to_string()
+}
+
+#[test]
+fn tls_is_never_masked_and_it_is_said_why() {
+    for keyword in ["STARTTLS", "StartTls"] {
+        let error = refused(&format!("masked_extensions = [\"CHUNKING\", {keyword:?}]"));
+        assert!(error.contains("would then cross the internet in clear; leave it out"), "{error}");
+    }
+    for keyword in ["", "-X", "X Y", "X\\r\\nY", "X=Y"] {
+        let error = refused(&format!("masked_extensions = [\"{keyword}\"]"));
+        assert!(error.contains("is no EHLO keyword"), "{error}");
+    }
+    parse("masked_extensions = [\"CHUNKING\", \"8BITMIME\", \"X-A\"]")
+        .carrier(Around::test())
+        .unwrap();
+}
+
+#[test]
+fn a_sender_that_would_be_everybody_is_none() {
+    for sender in ["@", "a@", "a", "", "<a@b.example>", "a@b.example, c@d.example", "a@b .example"]
+    {
+        let error = refused(&format!("unscanned_senders = [{sender:?}]"));
+        assert!(error.contains("names no domain and so nobody, or everybody"), "{error}");
+    }
+    let policy = |count: usize| {
+        let unscanned_senders = vec!["@b.example".to_owned(); count];
+        ScanSettings { unscanned_senders, ..ScanSettings::default() }.policy()
+    };
+    assert_eq!(policy(UNSCANNED_SENDERS_MAX).unwrap().unscanned_senders.len(), 10_000);
+    let error = policy(UNSCANNED_SENDERS_MAX + 1).unwrap_err().to_string();
+    assert_eq!(error, "scan.unscanned_senders has more than 10000; name domains instead");
 }
 
 #[test]
