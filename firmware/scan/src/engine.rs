@@ -13,7 +13,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::Serialize;
 use spool::Spooled;
+
+use self::cache::CacheCounts;
 
 /// What an engine is given: the raw message or one decoded part.
 #[derive(Debug, Clone)]
@@ -81,10 +84,15 @@ pub trait Engine: Debug + Send + Sync {
     fn counts(&self) -> Counts {
         Counts::default()
     }
+
+    /// How often a cache before it could answer, where there is one.
+    fn cache_counts(&self) -> Option<CacheCounts> {
+        None
+    }
 }
 
 /// What an engine has done since it was made, in objects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Counts {
     /// It was asked about.
     pub asked: u64,

@@ -19,7 +19,7 @@ pub mod worker;
 pub mod yara;
 
 pub use engine::{Engine, EngineOutcome, Object};
-pub use pipeline::{MailScan, OBJECTS_AT_ONCE_MAX, ScanNumbers, Scanner};
+pub use pipeline::{EngineNumbers, MailScan, OBJECTS_AT_ONCE_MAX, ScanNumbers, Scanner};
 
 use std::ops::Range;
 use std::time::Duration;

@@ -6,19 +6,22 @@
 //! gets the raw message and the parts that do not stand in it word for word.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 use spool::{Spool, Spooled, Spooler};
+use telemetry::chain;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use crate::analysis::{Analysis, Export, heaviest, note};
-use crate::engine::printable;
+use crate::engine::cache::CacheCounts;
+use crate::engine::{Counts, printable};
 use crate::mime::Summary;
-use crate::worker::pool::{ExportedObject, PoolError, WorkerNumbers, Workers, chain};
+use crate::worker::pool::{ExportedObject, PoolError, WorkerNumbers, Workers};
 use crate::{
     Engine, EngineOutcome, EngineReport, FINDING_NAME_BYTES_MAX, Finding, Limits, Object, Report,
     Unscannable, Verdict,
@@ -63,8 +66,36 @@ pub struct ScanNumbers {
     pub workers: WorkerNumbers,
     /// Mails by the reason ([`Unscannable::kind`]) why they were not scanned in full.
     pub unscannable: BTreeMap<&'static str, u64>,
+    /// The engines elsewhere, by name.
+    pub engines: BTreeMap<String, EngineNumbers>,
     /// Bytes that wait for their verdicts now.
     pub spool_bytes: u64,
+}
+
+/// How an engine elsewhere did since the program started, in objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct EngineNumbers {
+    /// What it was asked and answered.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// What it was not asked, because the answer was known; `null` where nothing is remembered.
+    pub cache: Option<CacheCounts>,
+}
+
+/// `clamd: asked=7 found=1 failed=0 retried=0 hits=3 misses=7 entries=7`, one after the other.
+impl fmt::Display for ScanNumbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, (name, EngineNumbers { counts, cache })) in self.engines.iter().enumerate() {
+            let separator = if place == 0 { "" } else { "; " };
+            let Counts { asked, found, failed, retried } = counts;
+            write!(f, "{separator}{name}: asked={asked} found={found} failed={failed} ")?;
+            write!(f, "retried={retried}")?;
+            if let Some(CacheCounts { hits, misses, entries }) = cache {
+                write!(f, " hits={hits} misses={misses} entries={entries}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Scanner {
@@ -110,6 +141,16 @@ impl Scanner {
         ScanNumbers {
             workers: self.shared.workers.numbers(),
             unscannable: unscannable.clone(),
+            engines: self
+                .shared
+                .engines
+                .iter()
+                .map(|engine| {
+                    let numbers =
+                        EngineNumbers { counts: engine.counts(), cache: engine.cache_counts() };
+                    (engine.name().to_owned(), numbers)
+                })
+                .collect(),
             spool_bytes: self.shared.spooler.bytes(),
         }
     }

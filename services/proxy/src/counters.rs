@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use scan::Scanner;
 use service_kit::metrics::{
     Collector, Counter, DescriptorEncoder, Family, Label, MetricType, Registry,
 };
@@ -36,6 +37,8 @@ counters! {
         infected,
         /// Messages not looked at in full.
         unscannable,
+        /// Messages cut off before their end, or before they had gone on.
+        cut_off,
         /// Times a client or mail server broke its protocol.
         violations,
         /// Tickets refused.
@@ -92,6 +95,7 @@ impl Counters {
         add(&self.messages, outcome.messages.into());
         add(&self.infected, outcome.infected.into());
         add(&self.unscannable, outcome.unscannable.into());
+        add(&self.cut_off, outcome.aborted.into());
         add(&self.violations, outcome.violations.into());
     }
 }
@@ -135,7 +139,8 @@ pub(crate) async fn report(shared: Arc<Shared>) {
         tokio::time::sleep(REPORT_INTERVAL).await;
         let (live, warm) = (shared.sessions.taken(), shared.warm.taken());
         let counters = &shared.counters;
-        info!(live, warm, %counters, connections = %counters.connections, "state");
+        let engines = shared.carrier.scanner.as_ref().map(Scanner::numbers).unwrap_or_default();
+        info!(live, warm, %counters, connections = %counters.connections, %engines, "state");
     }
 }
 

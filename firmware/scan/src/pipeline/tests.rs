@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::engine::ScanFuture;
+use crate::engine::cache::{CachedEngine, VerdictCache};
 use crate::local::block::BlockRules;
 use crate::local::hashes::HashLists;
 use crate::tests::{eicar, encode_base64};
@@ -57,6 +58,12 @@ impl Engine for Fake {
 
     fn reads_mail(&self) -> bool {
         self.reads_mail
+    }
+
+    fn counts(&self) -> Counts {
+        let asked = self.asked.lock().unwrap().len() as u64;
+        let found = if matches!(self.answer, EngineOutcome::Found(_)) { asked } else { 0 };
+        Counts { asked, found, ..Counts::default() }
     }
 
     fn opens(&self, format: &str) -> bool {
@@ -409,4 +416,26 @@ proptest! {
         prop_assert_eq!(matches!(report.verdict, Verdict::Infected(_)), infected);
         prop_assert_eq!(report.verdict == Verdict::Clean, !infected);
     }
+}
+
+/// The same mail twice: the second time nobody has to be asked.
+#[tokio::test]
+async fn engines_are_counted_with_what_was_known_already() {
+    let fake = Arc::new(Fake::new(EngineOutcome::Clean));
+    let cached = CachedEngine::new(fake, VerdictCache::default());
+    let scanner = scanner(vec![Arc::new(cached)], Limits::default());
+    assert_eq!(
+        scanner.numbers().to_string(),
+        "fake: asked=0 found=0 failed=0 retried=0 hits=0 \
+                                               misses=0 entries=0"
+    );
+    scan(&scanner, &mail(b"clean")).await;
+    let EngineNumbers { counts, cache } = scanner.numbers().engines["fake"];
+    let cache = cache.unwrap();
+    assert!(counts.asked > 0, "{counts:?}");
+    assert_eq!((cache.hits, cache.misses), (0, counts.asked));
+    scan(&scanner, &mail(b"clean")).await;
+    let again = scanner.numbers().engines["fake"];
+    assert_eq!(again.counts.asked, counts.asked);
+    assert_eq!(again.cache.unwrap().hits, counts.asked);
 }

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use spool::{SpoolError, Spooled, Spooler};
+use telemetry::chain;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -547,18 +548,6 @@ async fn receive<T: DeserializeOwned>(
     let mut body = vec![0; checked_length(length, ANSWER_BYTES_MAX)?];
     reader.read_exact(&mut body).await?;
     Ok(decode(&body)?)
-}
-
-/// An error and its causes on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        line.push_str(": ");
-        line.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    line
 }
 
 #[cfg(test)]
