@@ -1,7 +1,6 @@
 //! The command line of `avr`.
 #![allow(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
 
-use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -11,13 +10,12 @@ use clap::{Parser, Subcommand, ValueEnum};
 use config::Document;
 use journal::Timestamp;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use records::{ParseSpanError, QuarantineVerb, Span, TraceArgs, print_to_end};
 use serde::Deserialize;
 use session::settings::{Around, ScanSettings};
 use tracing::warn;
 
 use crate::control::{self, Request};
-use crate::durations::{ParseSpanError, Span};
-use crate::quarantine_verbs::{self, QuarantineVerb};
 use crate::settings::{DEFAULT_CONTROL, DEFAULT_PATH, Settings};
 
 /// Mail gateway: takes SMTP and POP3 off the bridge, scans it, carries it through a relay site.
@@ -56,12 +54,8 @@ enum Verb {
     },
     /// Say what happened to a mail, and why. Works without the daemon.
     Trace {
-        /// A session's number or the first six letters of it or more, a Message-ID, or the name of
-        /// an item in the quarantine.
-        query: String,
-        /// One JSON object a line.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        mail: TraceArgs,
         #[command(flatten)]
         file: ConfigFile,
     },
@@ -218,15 +212,14 @@ impl Arguments {
                 }
                 Ok(())
             }
-            Verb::Trace { query, json, file } => {
+            Verb::Trace { mail, file } => {
                 let settings = Settings::load(&file.config)?;
-                let folder = settings.journal.folder(&settings.identity.state_directory);
-                print_to_end(|out| crate::trace::trace(out, &folder, &query, json))
+                print_to_end(|out| mail.execute(&crate::kept::places(&settings), out))
             }
             Verb::Quarantine { verb, config } => {
-                let vault = crate::records::vault(&Settings::load(&config)?)?;
+                let vault = crate::kept::vault(&Settings::load(&config)?)?;
                 let now = crate::unix_now_s();
-                print_to_end(|out| quarantine_verbs::execute(&verb, &vault, now, out))
+                print_to_end(|out| verb.execute(&vault, now, out))
             }
             Verb::Snooze { time: SnoozeTime::For(span), socket } => {
                 snooze(&socket.control, Request::Snooze { seconds: span.0.as_secs() })
@@ -264,22 +257,6 @@ fn describe_snooze(seconds_left: Option<u64>, now: u64) -> String {
         ),
         None => "awake: new connections are intercepted".to_owned(),
     }
-}
-
-/// Runs what prints; that a reader has seen enough (`avr trace … | head`) is no failure.
-fn print_to_end(
-    print: impl FnOnce(&mut io::BufWriter<io::StdoutLock<'_>>) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    let result = print(&mut out).and_then(|()| out.flush().context("write"));
-    result.or_else(|error| if is_broken_pipe(&error) { Ok(()) } else { Err(error) })
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .root_cause()
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// The runtime of both daemons, in a process that may open as many files as the host lets it.
@@ -334,14 +311,5 @@ mod tests {
         let text = describe_snooze(Some(1_800), 1_790_000_000);
         assert!(text.starts_with("snoozing until 2026-09-21T14:43:20Z (1800 s): "), "{text}");
         assert!(describe_snooze(None, 0).starts_with("awake"));
-    }
-
-    #[test]
-    fn a_reader_who_has_seen_enough_is_no_failure() {
-        let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
-        print_to_end(|_| Err(broken().into())).unwrap();
-        print_to_end(|_| Err(broken()).context("write")).unwrap();
-        print_to_end(|_| Err(io::Error::from(io::ErrorKind::StorageFull).into())).unwrap_err();
-        print_to_end(|_| Err(anyhow::anyhow!("other"))).unwrap_err();
     }
 }

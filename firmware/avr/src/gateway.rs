@@ -10,6 +10,7 @@ use anyhow::Context;
 use box_net::Port;
 use box_relay::{OpenError, Relay, Upstream, Way};
 use mail::Protocol;
+use records::Records;
 use session::settings::Around;
 use session::{Carried, Carrier, Facts, Outcome};
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,7 +24,6 @@ use crate::control::{self, Answer, Request};
 use crate::counters::{Counters, Recent};
 use crate::identity::Unit;
 use crate::intercept::{Incoming, Interceptor, Refusal};
-use crate::records::Records;
 use crate::routes::{Route, Routes};
 use crate::settings::{Ports, Settings};
 use crate::snooze::Snooze;
@@ -60,7 +60,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     info!(%mac, %key, version = env!("CARGO_PKG_VERSION"), "start");
     let routes = Arc::new(settings.routes());
     let snooze = Arc::new(Snooze::default());
-    let records = Records::open(&settings, &unit.key);
+    let records = crate::kept::open(&settings, &unit.key);
     let carrier = settings.scan.carrier(Around {
         vault: records.vault.clone(),
         journal: records.journal.clone(),
@@ -92,7 +92,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         control::serve(&settings.control, move |request| gateway.answer(request, &interceptor))?
     };
     let mut chores = JoinSet::new();
-    chores.spawn(records.sweep());
+    chores.spawn(records.sweep(crate::unix_now_s));
     chores.spawn(async move { snooze.watch().await });
     info!(lan = %settings.ports.lan, wan = %settings.ports.wan, "mail is intercepted");
     let result = gateway.serve(&interceptor, incoming).await;

@@ -1,8 +1,8 @@
 //! The box: takes mail sessions off the bridge, scans them, and carries them to their server.
 //!
 //! `avr run` is [`gateway::run`]; `avr listen` is [`listen::serve`]; what an operator types is in
-//! [`cli`], and asks either the daemon ([`control`]) or what it has kept ([`records`]). Everything
-//! about mail is in `mail` and `scan`, everything about frames in `box-net` and `box-stack`,
+//! [`cli`], and asks either the daemon ([`control`]) or what it has kept ([`kept`]; the commands
+//! are in the crate `records`). Everything about mail is in `mail` and `scan`, everything about frames in `box-net` and `box-stack`,
 //! everything about sites in `box-relay`; this crate only joins them. Must not depend on anything
 //! under `services/`.
 #![forbid(unsafe_code)]
@@ -10,20 +10,15 @@
 pub mod cli;
 pub mod control;
 pub mod counters;
-pub mod durations;
 pub mod gateway;
 pub mod identity;
 pub mod intercept;
+pub mod kept;
 pub mod listen;
-pub mod outgoing;
-pub mod quarantine_verbs;
-pub mod records;
 pub mod routes;
 pub mod settings;
 pub mod snooze;
 pub mod status;
-mod table;
-pub mod trace;
 
 /// A fresh session number from the operating system's random source.
 fn session_id() -> anyhow::Result<wire::SessionId> {

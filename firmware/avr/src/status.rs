@@ -2,12 +2,11 @@
 
 use std::fmt::Write as _;
 
+use records::bytes;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::counters::Numbers;
-use crate::records;
-use crate::table::bytes;
 
 /// The document.
 #[derive(Debug, Serialize)]
@@ -139,9 +138,13 @@ pub fn render(status: &Value) -> String {
 }
 
 fn quarantine(records: &Value) -> String {
-    match (records["quarantine_items"].as_u64(), records["quarantine_bytes"].as_u64()) {
+    let kept = match (records["quarantine_items"].as_u64(), records["quarantine_bytes"].as_u64()) {
         (Some(items), Some(size)) => format!("{items} items, {}", bytes(size)),
-        _ => "none: what is refused is not kept".to_owned(),
+        _ => return "none: what is refused is not kept".to_owned(),
+    };
+    match records["quarantine_missing"].as_u64() {
+        None | Some(0) => kept,
+        Some(missing) => format!("{kept}, {missing} copies missing: see the log"),
     }
 }
 
@@ -197,6 +200,7 @@ mod tests {
             records: records::Numbers {
                 quarantine_items: Some(2),
                 quarantine_bytes: Some(5 * 1024 * 1024),
+                quarantine_missing: Some(0),
                 journal_bytes: Some(1024),
                 journal_missing: Some(0),
             },
@@ -225,6 +229,9 @@ mod tests {
         // What is not as it should be.
         document["snooze_seconds_left"] = json!(90);
         document["records"]["journal_missing"] = json!(7);
+        document["records"]["quarantine_missing"] = json!(3);
+        let text = render(&document);
+        assert!(text.contains("2 items, 5.0 MiB, 3 copies missing: see the log\n"), "{text}");
         document["records"]["quarantine_items"] = Value::Null;
         let text = render(&document);
         for line in [
@@ -234,6 +241,11 @@ mod tests {
         ] {
             assert!(text.contains(line), "{text}");
         }
+        document["scan"] =
+            json!({ "engines": { "clamd": { "asked": 7, "cache": { "hits": 3 } } } });
+        let text = render(&document);
+        assert!(text.contains("scan.engines.clamd.asked 7\n"), "{text}");
+        assert!(text.contains("scan.engines.clamd.cache.hits 3\n"), "{text}");
         // Whatever the relay client reports is shown, one value a line.
         document["relay"] = json!({ "managers": [{ "state": "up" }], "ticket": null });
         document["counters"]["recent"] = json!([{ "session": "0a", "way": "direct" }]);

@@ -25,7 +25,7 @@ pub struct Id(u64);
 
 /// Not the name of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an item's name has {ID_LETTERS} letters and digits, as in `avr quarantine list`")]
+#[error("an item's name has {ID_LETTERS} letters and digits, as in `quarantine list`")]
 pub struct ParseIdError;
 
 impl Id {

@@ -74,7 +74,7 @@ pub enum VaultError {
     #[error("read the mail that is to be kept")]
     Source(#[source] Box<dyn Error + Send + Sync>),
     /// There is none, or not any more.
-    #[error("there is no item {id}; `avr quarantine list` shows those there are")]
+    #[error("there is no item {id}; `quarantine list` shows those there are")]
     NotFound {
         /// Its name.
         id: Id,
@@ -95,10 +95,10 @@ pub enum VaultError {
         /// Why.
         source: io::Error,
     },
-    /// The device's key is another one now, or the disk is another device's.
+    /// This machine's key is another one now, or the disk is another machine's.
     #[error(
-        "item {id} was sealed with another device's key and opens only with that; delete it if \
-             the key is gone"
+        "item {id} was sealed with another private key and opens only with that; delete it if \
+         the key is gone"
     )]
     OtherKey {
         /// Its name.

@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Parser, Subcommand};
+use records::{QuarantineVerb, TraceArgs};
 use service_kit::args::{Command, ConfigArg};
 
 /// Carries sessions from boxes to mail servers, scanning on the way.
@@ -20,6 +21,11 @@ pub struct Args {
 pub enum Verb {
     #[command(flatten)]
     Common(Command),
+    /// Say what happened to a mail, and why. Works without the daemon.
+    Trace(TraceArgs),
+    /// List, show, hand out and delete the sealed copies of refused mail. Works without the daemon.
+    #[command(subcommand)]
+    Quarantine(QuarantineVerb),
     /// Takes mails apart for a daemon, which starts it. Not for people.
     #[command(name = scan::worker::WORKER_VERB, hide = true)]
     ScanWorker,

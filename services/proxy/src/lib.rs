@@ -2,8 +2,9 @@
 //!
 //! A box opens a link, shows its ticket and names a mail server; the proxy checks both ([`policy`]
 //! says what it connects to), connects, and hands the two legs to `session`, which is the same code
-//! as on the box. Managers poll it on links of their own. Nothing is kept between sessions, so a
-//! proxy can be lost at any time. Entry: [`Settings::load`], [`Proxy::bind`].
+//! as on the box. Managers poll it on links of their own. Nothing that a session
+//! needs is kept between sessions, so a proxy can be lost at any time; what is kept of mails
+//! ([`settings::Kept`]) is for its operator. Entry: [`Settings::load`], [`Proxy::bind`].
 #![forbid(unsafe_code)]
 
 pub mod args;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use axum::Router;
 use link::Link;
+use records::Records;
 use service_kit::host::{self, WallClock};
 use service_kit::http::{Pages, Status};
 use service_kit::listener::{self, BindError, count};
@@ -60,6 +62,7 @@ pub(crate) struct Shared {
     pub(crate) clock: WallClock,
     pub(crate) policy: Policy,
     pub(crate) carrier: Carrier,
+    pub(crate) records: Records,
     pub(crate) connect_time_max: Duration,
     pub(crate) timing: Timing,
     pub(crate) load_average: PathBuf,
@@ -105,11 +108,18 @@ impl Proxy {
             Some(status) => Some(Status::bind(status).await?),
             None => None,
         };
+        let records = settings.kept.open();
+        let carrier = Carrier {
+            vault: records.vault.clone(),
+            journal: records.journal.clone(),
+            ..settings.carrier.clone()
+        };
         let shared = Arc::new(Shared {
             tickets: settings.tickets,
             clock,
             policy,
-            carrier: settings.carrier.clone(),
+            carrier,
+            records,
             connect_time_max: settings.connect_time_max,
             timing: settings.timing,
             load_average: settings.load_average.clone(),
@@ -156,10 +166,10 @@ impl Proxy {
         if settings.policy.own.is_empty() && settings.policy.test.is_empty() {
             warn!("own_addresses is empty: boxes can reach this site's own mail ports");
         }
-        if settings.carrier.scanner.is_none() {
+        if shared.carrier.scanner.is_none() {
             warn!("scan.mode is \"off\": sessions pass unread");
         }
-        let _watch = settings.carrier.start(&settings.scan).unwrap_or_else(|error| {
+        let _watch = shared.carrier.start(&settings.scan).unwrap_or_else(|error| {
             let error = telemetry::chain(&error);
             warn!(error, "rules and lists are not watched: changes need a restart");
             None
@@ -173,6 +183,7 @@ impl Proxy {
             let missing = Box::new(counters::missing(shared.clone(), drain.clone()));
             background.spawn(status.serve(Pages { registry, missing, more: Router::new() }));
         }
+        background.spawn(shared.records.clone().sweep(host::unix_now_s));
 
         let acceptor = link::Acceptor::new(settings.tls.server, settings.tls.roots);
         let limits = Limits {

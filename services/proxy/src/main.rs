@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use proxy::args::{Args, Verb};
-use proxy::{Proxy, Settings, settings};
+use proxy::settings::{self, Kept};
+use proxy::{Proxy, Settings};
+use records::{QuarantineVerb, TraceArgs, print_to_end};
 use service_kit::args::{Command, ConfigCommand};
 use service_kit::{host, program};
 use tracing::info;
@@ -17,6 +19,8 @@ fn main() -> ExitCode {
     let result = match verb {
         Verb::Common(Command::Serve) => serve(&path),
         Verb::Common(Command::Config(ConfigCommand::Check)) => check(&path),
+        Verb::Trace(mail) => trace(&path, &mail),
+        Verb::Quarantine(verb) => quarantine(&path, &verb),
         Verb::ScanWorker => scan::worker::run().map_err(anyhow::Error::from),
     };
     program::exit_code("avr-proxy", result)
@@ -27,6 +31,16 @@ fn check(path: &Path) -> anyhow::Result<()> {
     let settings = Settings::load(path)?;
     println!("{}: good, at most {} sessions", path.display(), settings.sessions_max);
     Ok(())
+}
+
+fn trace(path: &Path, mail: &TraceArgs) -> anyhow::Result<()> {
+    let kept = Kept::load(path)?;
+    print_to_end(|out| mail.execute(&kept.places(), out))
+}
+
+fn quarantine(path: &Path, verb: &QuarantineVerb) -> anyhow::Result<()> {
+    let vault = Kept::load(path)?.vault()?;
+    print_to_end(|out| verb.execute(&vault, host::unix_now_s(), out))
 }
 
 fn serve(path: &Path) -> anyhow::Result<()> {

@@ -5,9 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use config::{ConfigError, Document};
+use journal::settings::JournalSettings;
+use quarantine::settings::QuarantineSettings;
+use quarantine::{Vault, VaultError, VaultKey};
+use records::{Places, Records};
 use serde::Deserialize;
 use service_kit::http::{StatusFile, StatusSettings};
-use service_kit::{Tls, files, host};
+use service_kit::{FileError, Tls, files, host};
 use session::Carrier;
 use session::settings::{Around, ScanSettings};
 use wire::ticket::TicketVerifier;
@@ -17,6 +21,9 @@ use crate::policy::{NETWORKS_MAX, Network, Policy};
 
 /// Where a program without `--config` looks.
 pub const DEFAULT_PATH: &str = "/etc/avr/proxy.toml";
+
+/// Where the state is kept by default.
+pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/avr-proxy";
 
 /// Most sessions a setting may ask for: each has two sockets of some 64 KiB at least.
 pub const SESSIONS_MAX_MAX: usize = 100_000;
@@ -58,11 +65,21 @@ struct File {
     /// long; another service manager has to be told.
     #[serde(default = "drain_seconds_max")]
     drain_seconds_max: u64,
+    /// Folder for what is kept of mails, below which quarantine and journal are; made with mode
+    /// 0700. Default `/var/lib/avr-proxy`.
+    #[serde(default = "state_directory")]
+    state_directory: PathBuf,
     /// What is scanned, by what, and what is done then.
     #[serde(default)]
     scan: ScanSettings,
     /// The port of the metrics. Default none.
     status: Option<StatusFile>,
+    /// Sealed copies of refused mail.
+    #[serde(default)]
+    quarantine: QuarantineSettings,
+    /// A line for every mail.
+    #[serde(default)]
+    journal: JournalSettings,
     /// Log lines as `"text"` or `"json"`. Default text.
     #[serde(default)]
     log: telemetry::Format,
@@ -78,6 +95,10 @@ fn sessions_max() -> usize {
 
 fn connect_seconds_max() -> u64 {
     25
+}
+
+fn state_directory() -> PathBuf {
+    DEFAULT_STATE_DIRECTORY.into()
 }
 
 fn drain_seconds_max() -> u64 {
@@ -98,12 +119,72 @@ pub struct Settings {
     pub drain_max: Duration,
     pub carrier: Carrier,
     pub scan: ScanSettings,
+    pub kept: Kept,
     /// Waits that nobody has to set; tests shorten them.
     pub timing: Timing,
     /// Where the load average is read; a setting only of tests.
     pub load_average: PathBuf,
     pub status: Option<StatusSettings>,
     pub log: telemetry::Format,
+}
+
+/// Where what is kept of mails is, and the key that it is sealed with: the server's own.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    state_directory: PathBuf,
+    quarantine: QuarantineSettings,
+    journal: JournalSettings,
+    key: VaultKey,
+}
+
+impl Kept {
+    /// Reads of the file what a command needs that looks at what is kept, and nothing else: rules
+    /// take their time.
+    ///
+    /// # Errors
+    /// See [`Settings::load`].
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let document = Document::load(path)?;
+        let file: File = document.parse()?;
+        check(&document, &file)?;
+        Self::of(&file).map_err(|error| error.in_settings(&document))
+    }
+
+    fn of(file: &File) -> Result<Self, FileError> {
+        let pem = files::read_pem("key", &file.key)?;
+        let key = VaultKey::from_pem(&pem)
+            .map_err(|error| FileError::unusable("key", &file.key, &error))?;
+        Ok(Self {
+            state_directory: file.state_directory.clone(),
+            quarantine: file.quarantine.clone(),
+            journal: file.journal.clone(),
+            key,
+        })
+    }
+
+    /// The folders.
+    #[must_use]
+    pub fn places(&self) -> Places<'_> {
+        Places {
+            state_directory: &self.state_directory,
+            quarantine: &self.quarantine,
+            journal: &self.journal,
+        }
+    }
+
+    /// For the daemon. What cannot be used is in the log, with what to do.
+    #[must_use]
+    pub fn open(&self) -> Records {
+        Records::open(&self.places(), Ok(self.key.clone()))
+    }
+
+    /// The quarantine, for a command that a person types.
+    ///
+    /// # Errors
+    /// The folder cannot be used.
+    pub fn vault(&self) -> Result<Vault, VaultError> {
+        self.places().vault(&self.key)
+    }
 }
 
 impl Settings {
@@ -122,9 +203,10 @@ impl Settings {
     pub fn from_document(document: &Document, around: Around) -> Result<Self, ConfigError> {
         let file: File = document.parse()?;
         check(document, &file)?;
-        let in_settings = |error: files::FileError| error.in_settings(document);
+        let in_settings = |error: FileError| error.in_settings(document);
         let tls = Tls::load(&file.fleet_ca, &file.certificate, &file.key).map_err(in_settings)?;
         let tickets = files::ticket_verifier(&file.ticket_key).map_err(in_settings)?;
+        let kept = Kept::of(&file).map_err(in_settings)?;
         let carrier = file.scan.carrier_in(document, around)?;
         Ok(Self {
             listen: file.listen,
@@ -140,6 +222,7 @@ impl Settings {
             drain_max: Duration::from_secs(file.drain_seconds_max),
             carrier,
             scan: file.scan,
+            kept,
             timing: Timing::default(),
             load_average: PathBuf::from(host::LOADAVG_PATH),
             status: file.status.map(|status| status.check(document)).transpose()?,
@@ -225,6 +308,10 @@ mod tests {
         assert!(error("drain_seconds_max = 100000\n").contains("from 1 to 86400"));
         assert!(error("connect_seconds_max = 0\n").contains("from 1 to 300"));
         assert!(error("[scan]\nmode = \"of\"\n").starts_with("proxy.toml:7: `scan.mode`: "));
+        let error_of = error("[quarantine]\ndays_max = 0\n");
+        assert!(error_of.starts_with("proxy.toml:7: `quarantine.days_max`: "), "{error_of}");
+        let error_of = error("[journal]\nbytes = 1\n");
+        assert!(error_of.starts_with("proxy.toml:7: unknown key `bytes` in [journal]; "));
         let many = vec!["\"192.0.2.1\""; NETWORKS_MAX + 1].join(",");
         assert!(error(&format!("own_addresses = [{many}]\n")).contains("more than 1024 networks"));
         // All of it right: then the first key file is what is missing.
@@ -237,5 +324,9 @@ mod tests {
         let document = Document::from_text("proxy.example.toml", text);
         let error = Settings::from_document(&document, Around::nothing()).unwrap_err().to_string();
         assert!(error.contains("`fleet_ca`: cannot read /etc/avr/fleet-ca.pem"), "{error}");
+        let file: File = document.parse().unwrap();
+        assert_eq!(file.state_directory, Path::new(DEFAULT_STATE_DIRECTORY));
+        assert_eq!(file.quarantine, QuarantineSettings::default());
+        assert_eq!(file.journal, JournalSettings::default());
     }
 }

@@ -117,6 +117,12 @@ impl Gateway {
         serde_json::from_str(&json).with_context(|| format!("not JSON: {json}"))
     }
 
+    /// What `avr` says to a verb that works without the daemon, with the daemon's settings.
+    pub(crate) fn ask(&self, fleet: &Fleet, verb: &[&str]) -> Result<String> {
+        let mut command = self.netns.command(fleet.program("avr")?);
+        run_command(command.args(verb).arg("--config").arg(self.directory.join("avr.toml")))
+    }
+
     /// Waits until the status is as wanted.
     pub(crate) fn wait_status(
         &self,

@@ -301,6 +301,32 @@ impl Lab {
         self.gateway.status(self.fleet.as_ref().context("no fleet yet")?)
     }
 
+    /// What `avr` says to a verb that works without the daemon, as in `["trace", "..."]`.
+    ///
+    /// # Errors
+    /// When it fails; with what it says.
+    pub fn ask_box(&self, verb: &[&str]) -> Result<String> {
+        self.gateway.ask(self.fleet.as_ref().context("no fleet yet")?, verb)
+    }
+
+    /// What `avr-proxy` of a site's proxy (1 or 2) says to such a verb.
+    ///
+    /// # Errors
+    /// When there is none, or it fails; with what it says.
+    pub fn ask_proxy(&self, site: &str, number: usize, verb: &[&str]) -> Result<String> {
+        let site = self.sites.iter().find(|candidate| candidate.name() == site);
+        let fleet = self.fleet.as_ref().context("no fleet yet")?;
+        site.context("a site that is not")?.ask_proxy(number, fleet, verb)
+    }
+
+    /// Waits until a site's manager has logged this.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn wait_manager_log(&mut self, site: &str, text: &str) -> Result<()> {
+        self.site(site)?.wait_manager_log(text)
+    }
+
     /// Waits until the box's status is as wanted.
     ///
     /// # Errors

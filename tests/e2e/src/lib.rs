@@ -20,6 +20,7 @@ mod netns;
 pub mod outages;
 pub mod plan;
 pub mod pop3;
+pub mod records;
 mod sandbox;
 mod scanner;
 pub mod scenarios;

@@ -96,6 +96,8 @@ impl Server {
                 command.env("LD_PRELOAD", FAKETIME).env("FAKETIME", clock);
                 command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
             }
+            // The end of each session is told to managers, which log it for who looks for it.
+            command.env("AVR_LOG", "info,manager=debug");
             self.daemon = Some(Daemon::start(&self.name, command, &self.logs)?);
         }
         Ok(())
@@ -183,6 +185,12 @@ impl Server {
         let peers = sockets.lines().filter_map(|line| line.split_whitespace().nth(3));
         let outside = peers.filter(|peer| !peer.contains("10.0.0."));
         Ok(outside.map(|peer| format!("{} from {peer}", self.name)).collect())
+    }
+
+    /// What the program says to a verb that works without the daemon, with the same settings.
+    pub(crate) fn ask(&self, fleet: &Fleet, verb: &[&str]) -> Result<String> {
+        let mut command = self.netns.command(fleet.program(&format!("avr-{}", self.role))?);
+        run_command(command.arg("--config").arg(&self.settings).args(verb))
     }
 
     /// The running program.

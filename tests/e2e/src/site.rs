@@ -125,7 +125,9 @@ impl Site {
         let public = self.plan.public;
         self.auther.start(fleet, &auther)?;
         for proxy in &mut self.proxies {
-            proxy.start(fleet, &proxy_settings(fleet, public, self.scanners.len()))?;
+            let state = self.registry.with_file_name(format!("{}-state", proxy.name()));
+            let settings = proxy_settings(fleet, public, &state, self.scanners.len());
+            proxy.start(fleet, &settings)?;
         }
         self.manager.start(fleet, &manager_settings(fleet, public))?;
         self.wait_serving()
@@ -182,6 +184,21 @@ impl Site {
     /// Does something with the box in the auther's registry: `add`, `suspend`, `resume`, `remove`.
     pub(crate) fn operate(&self, fleet: &Fleet, verb: &str) -> Result<()> {
         fleet.operate(self.auther.netns(), &self.registry, verb)
+    }
+
+    /// What proxy `number` (1 or 2) says to a verb that works without the daemon.
+    pub(crate) fn ask_proxy(&self, number: usize, fleet: &Fleet, verb: &[&str]) -> Result<String> {
+        let proxy = number.checked_sub(1).and_then(|index| self.proxies.get(index));
+        proxy.context("no such proxy")?.ask(fleet, verb)
+    }
+
+    /// Waits until the manager has logged this.
+    pub(crate) fn wait_manager_log(&mut self, text: &str) -> Result<()> {
+        let daemon = self.manager.daemon()?;
+        let log = daemon.log_path().to_owned();
+        daemon.wait_until("the manager to log it", || {
+            fs::read_to_string(&log).ok()?.contains(text).then_some(())
+        })
     }
 
     /// What the site's first scanner says of these bytes.
@@ -410,7 +427,7 @@ fn manager_settings(fleet: &Fleet, public: Ipv4Addr) -> String {
     settings
 }
 
-fn proxy_settings(fleet: &Fleet, public: Ipv4Addr, scanners: usize) -> String {
+fn proxy_settings(fleet: &Fleet, public: Ipv4Addr, state: &Path, scanners: usize) -> String {
     let scanners: Vec<_> = SCANNERS
         .iter()
         .take(scanners)
@@ -418,9 +435,9 @@ fn proxy_settings(fleet: &Fleet, public: Ipv4Addr, scanners: usize) -> String {
         .collect();
     let scanners = scanners.join(", ");
     format!(
-        "ticket_key = \"{}\"\nmail_ports = [{MAIL_PORTS}]\n\
+        "ticket_key = \"{}\"\nstate_directory = {state:?}\nmail_ports = [{MAIL_PORTS}]\n\
          own_addresses = [\"{public}\"]\ntest_networks = [{TEST_NETWORKS}]\n\
-         [scan]\nclamd = [{scanners}]\n",
+         [scan]\nclamd = [{scanners}]\n[scan.received]\ninfected = \"refuse+quarantine\"\n",
         fleet.file("ticket.pub")
     )
 }

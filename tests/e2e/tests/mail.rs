@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::{
-    Lab, in_product_lab,
+    Lab, in_product_lab, records,
     scenarios::{self, Done},
 };
 
@@ -35,6 +35,15 @@ fn eicar_in_is_replaced_by_a_notice_and_stays_on_the_server() {
 #[test]
 fn a_virus_that_only_the_sites_scanner_knows_is_refused() {
     in_product_lab(|lab| relayed(&scenarios::marked_out(lab)?));
+}
+
+#[test]
+fn what_only_a_site_finds_is_kept_there_and_found_by_its_session_everywhere() {
+    in_product_lab(|lab| {
+        let done = scenarios::marked_out(lab)?;
+        relayed(&done)?;
+        records::kept_at_the_site(lab, done.way)
+    });
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The proxy under test, with everything round it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -46,6 +48,15 @@ impl Lab {
     /// With a settings file as an operator would write it, changed by `change`; mail servers are
     /// on loopback at the port of `server`.
     pub(crate) async fn start(server: SocketAddr, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::start_with(server, "", change).await
+    }
+
+    /// The same with tables in the file.
+    pub(crate) async fn start_with(
+        server: SocketAddr,
+        tables: &str,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         telemetry::init(telemetry::Format::Text);
         let ca = FleetCa::create().unwrap();
         let signer = TicketSigner::generate().unwrap();
@@ -59,13 +70,15 @@ impl Lab {
         let text = format!(
             "listen = \"127.0.0.1:0\"\nfleet_ca = {:?}\ncertificate = {:?}\nkey = {:?}\n\
              ticket_key = {:?}\nmail_ports = [{}]\ntest_networks = [\"127.0.0.0/8\"]\n\
-             [status]\nlisten = \"127.0.0.1:0\"\n",
+             state_directory = {:?}\n[status]\nlisten = \"127.0.0.1:0\"\n{tables}",
             file("ca.pem", &ca.certificate_pem()),
             file("a.crt", &certificate),
             file("a.key", key.expose()),
             file("ticket.pub", &signer.verifier().to_pem()),
             server.port(),
+            directory.path().join("state"),
         );
+        file("proxy.toml", &text);
         let mut settings = Settings::from_document(
             &Document::from_text("x.toml", text),
             session::settings::Around::test(),
@@ -131,6 +144,20 @@ impl Lab {
         let ca = self.ca.certificate_pem();
         let tls = server_client_config(&ca, &certificate, key.expose()).unwrap();
         link::connect(self.address, Role::Proxy, tls, PATIENCE).await.unwrap()
+    }
+
+    /// A file or folder of the lab.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// What `avr-proxy` with the lab's settings says to a verb, or why it does not.
+    pub(crate) fn verb(&self, words: &[&str]) -> Result<String, String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_avr-proxy"));
+        let output =
+            command.arg("--config").arg(self.path("proxy.toml")).args(words).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }
 
     /// What the host's load average file says.

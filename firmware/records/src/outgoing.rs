@@ -1,4 +1,4 @@
-//! A small SMTP client, for `avr quarantine release --via`: hands one mail to one server,
+//! A small SMTP client, for `quarantine release --via`: hands one mail to one server,
 //! unchanged.
 //!
 //! No header is added, also none of those that tell of a resending (RFC 5322 section 3.6.6): what
@@ -15,21 +15,21 @@ use quarantine::VaultError;
 use telemetry::escape;
 
 /// How long a server may take to accept a connection.
-pub const CONNECT_MAX: Duration = Duration::from_secs(30);
+pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(30);
 /// How long a server may take to answer, or to take bytes (RFC 5321 section 4.5.3.2).
-pub const REPLY_MAX: Duration = Duration::from_secs(5 * 60);
+pub(crate) const REPLY_MAX: Duration = Duration::from_secs(5 * 60);
 /// How long a server may take to answer the final dot (RFC 5321 section 4.5.3.2.6).
-pub const ACCEPT_MAX: Duration = Duration::from_secs(10 * 60);
+pub(crate) const ACCEPT_MAX: Duration = Duration::from_secs(10 * 60);
 /// Longest line of a reply, in bytes: four times what RFC 5321 section 4.5.3.1.5 allows.
-pub const REPLY_LINE_BYTES_MAX: usize = 2048;
+pub(crate) const REPLY_LINE_BYTES_MAX: usize = 2048;
 /// Most lines of a reply.
-pub const REPLY_LINES_MAX: usize = 128;
+pub(crate) const REPLY_LINES_MAX: usize = 128;
 /// Longest address, in bytes (RFC 5321 section 4.5.3.1.3).
-pub const ADDRESS_BYTES_MAX: usize = 254;
+pub(crate) const ADDRESS_BYTES_MAX: usize = 254;
 
 /// Why a mail was not sent, and what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum SendError {
+pub(crate) enum SendError {
     /// The mail server is not there.
     #[error("connect to {via}; write the mail server as HOST:PORT")]
     Connect {
@@ -86,7 +86,7 @@ pub enum SendError {
 
 /// Whom a mail is from and for.
 #[derive(Debug, Clone, Copy)]
-pub struct Envelope<'a> {
+pub(crate) struct Envelope<'a> {
     /// The reverse path without brackets; empty for one that wants no answer.
     pub from: &'a str,
     /// Forward paths without brackets; at least one.
@@ -95,7 +95,7 @@ pub struct Envelope<'a> {
 
 /// What the server must be able to take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Shape {
+pub(crate) struct Shape {
     /// Size as it crosses the wire but for doubled dots, in bytes.
     pub bytes: u64,
     /// Some byte is over 127.
@@ -112,7 +112,9 @@ impl Shape {
     /// # Errors
     ///
     /// It cannot be read, or SMTP cannot carry it.
-    pub fn of(chunks: impl Iterator<Item = Result<Bytes, VaultError>>) -> Result<Self, SendError> {
+    pub(crate) fn of(
+        chunks: impl Iterator<Item = Result<Bytes, VaultError>>,
+    ) -> Result<Self, SendError> {
         let mut shape = Self::default();
         for chunk in chunks {
             shape.add(&chunk.map_err(SendError::Content)?);
@@ -138,7 +140,7 @@ impl Shape {
 ///
 /// It was not taken, or not by all recipients; then nothing has been sent to anyone, but for
 /// [`SendError::Lost`] at the end.
-pub fn send(
+pub(crate) fn send(
     via: &str,
     envelope: Envelope<'_>,
     shape: Shape,

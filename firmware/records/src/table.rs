@@ -22,7 +22,8 @@ pub(crate) fn cut(text: &str, columns: usize) -> String {
 }
 
 /// A size for people: three digits or so, in units of 1024.
-pub(crate) fn bytes(bytes: u64) -> String {
+#[must_use]
+pub fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
         return format!("{bytes} B");

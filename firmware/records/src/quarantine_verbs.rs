@@ -1,4 +1,4 @@
-//! `avr quarantine list|show|release|delete`.
+//! `quarantine list|show|release|delete`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -76,30 +76,25 @@ pub struct Delete {
     older_than: Option<Span>,
 }
 
-/// Does it. `now` is in seconds since 1970.
-///
-/// # Errors
-///
-/// What kept it from being done, with what the person can do.
-pub fn execute(
-    verb: &QuarantineVerb,
-    vault: &Vault,
-    now: u64,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
-    match verb {
-        QuarantineVerb::List { json: true } => list_json(vault, now, out),
-        QuarantineVerb::List { json: false } => list(vault, now, out),
-        QuarantineVerb::Show { id, json: true } => {
-            writeln!(out, "{:#}", serde_json::to_value(vault.show(*id)?)?)?;
-            Ok(())
+impl QuarantineVerb {
+    /// Does it. `now` is in seconds since 1970.
+    ///
+    /// # Errors
+    ///
+    /// What kept it from being done, with what the person can do.
+    pub fn execute(&self, vault: &Vault, now: u64, out: &mut impl Write) -> anyhow::Result<()> {
+        match self {
+            Self::List { json: true } => list_json(vault, now, out),
+            Self::List { json: false } => list(vault, now, out),
+            Self::Show { id, json: true } => {
+                writeln!(out, "{:#}", serde_json::to_value(vault.show(*id)?)?)?;
+                Ok(())
+            }
+            Self::Show { id, json: false } => Ok(show(&vault.show(*id)?, now, out)?),
+            Self::Release(Release { id, to: Some(path), .. }) => to_file(vault, *id, path, out),
+            Self::Release(release) => to_server(vault, release, out),
+            Self::Delete(delete) => delete_items(vault, delete, now, out),
         }
-        QuarantineVerb::Show { id, json: false } => Ok(show(&vault.show(*id)?, now, out)?),
-        QuarantineVerb::Release(Release { id, to: Some(path), .. }) => {
-            to_file(vault, *id, path, out)
-        }
-        QuarantineVerb::Release(release) => to_server(vault, release, out),
-        QuarantineVerb::Delete(delete) => delete_items(vault, delete, now, out),
     }
 }
 

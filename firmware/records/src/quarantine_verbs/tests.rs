@@ -41,12 +41,12 @@ impl Lab {
         self.vault.store(meta, mail, now).unwrap()
     }
 
-    /// What `avr quarantine` prints to these words.
+    /// What `quarantine` prints to these words.
     fn run(&self, words: &[&str]) -> Result<String, String> {
         let command = Command::try_parse_from([&["quarantine"], words].concat())
             .map_err(|error| error.to_string())?;
         let mut out = Vec::new();
-        execute(&command.verb, &self.vault, NOW, &mut out).map_err(|error| format!("{error:#}"))?;
+        command.verb.execute(&self.vault, NOW, &mut out).map_err(|error| format!("{error:#}"))?;
         Ok(String::from_utf8(out).unwrap())
     }
 
@@ -157,9 +157,9 @@ subject     請求書
         serde_json::from_str(&lab.run(&["show", "--json", &id.to_string()]).unwrap()).unwrap();
     assert_eq!(json["rcpt_to"][1], "c@example.jp");
     let error = lab.run(&["show", "0000000000"]).unwrap_err();
-    assert!(error.starts_with("there is no item 0000000000; `avr quarantine list`"), "{error}");
+    assert!(error.starts_with("there is no item 0000000000; `quarantine list`"), "{error}");
     let error = lab.run(&["show", "nonsense"]).unwrap_err();
-    assert!(error.contains("has 10 letters and digits, as in `avr quarantine list`"), "{error}");
+    assert!(error.contains("has 10 letters and digits, as in `quarantine list`"), "{error}");
 }
 
 #[test]

@@ -1,17 +1,37 @@
-//! `avr trace`: what happened to a mail, and why.
+//! `trace`: what happened to a mail, and why.
 
 use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use clap::Args;
 use journal::Found;
 
-/// Looks for the query (see [`journal::find`]) in the folder, and writes what was found.
-///
-/// # Errors
-///
-/// Nothing was found, or the journal cannot be read; with what to do.
-pub fn trace(out: &mut impl Write, folder: &Path, query: &str, json: bool) -> anyhow::Result<()> {
+use crate::Places;
+
+/// What to look for.
+#[derive(Debug, Args)]
+pub struct TraceArgs {
+    /// A session's number or the first six letters of it or more, a Message-ID, or the name of an
+    /// item in the quarantine.
+    query: String,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+impl TraceArgs {
+    /// Looks for it (see [`journal::find`]) where the journal is, and writes what was found.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was found, or the journal cannot be read; with what to do.
+    pub fn execute(&self, places: &Places<'_>, out: &mut impl Write) -> anyhow::Result<()> {
+        trace(out, &places.journal.folder(places.state_directory), &self.query, self.json)
+    }
+}
+
+fn trace(out: &mut impl Write, folder: &Path, query: &str, json: bool) -> anyhow::Result<()> {
     let found = journal::find(folder, query)?;
     if found.entries.is_empty() {
         let shown = telemetry::escape(query.as_bytes());
