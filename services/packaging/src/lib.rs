@@ -44,6 +44,11 @@ fn programs() -> Vec<Program> {
             page: include_str!("../pages/avr-proxy.roff"),
             settings: Some(("proxy.toml", include_str!("../../proxy/proxy.example.toml"))),
         },
+        Program {
+            command: site::args::Args::command(),
+            page: include_str!("../pages/avr-site.roff"),
+            settings: None,
+        },
     ]
 }
 
@@ -85,13 +90,9 @@ mod tests {
         write(folder.path(), DATE).unwrap();
         for program in programs() {
             let name = program.command.get_name();
-            for file in [
-                format!("{name}.8"),
-                format!("{name}.toml.5"),
-                format!("{name}.bash"),
-                format!("_{name}"),
-                format!("{name}.fish"),
-            ] {
+            let settings = program.settings.map(|_| format!("{name}.toml.5"));
+            let files = [".8", ".bash", ".fish"].map(|suffix| format!("{name}{suffix}"));
+            for file in files.into_iter().chain([format!("_{name}")]).chain(settings) {
                 let text = fs::read_to_string(folder.path().join(&file)).unwrap();
                 assert!(text.contains(name), "{file}");
             }
@@ -111,9 +112,9 @@ mod tests {
                 "COMMANDS",
                 "FILES",
                 "SIGNALS",
-                "\"EXIT STATUS\"",
+                "EXIT STATUS",
                 "EXAMPLES",
-                "\"SEE ALSO\"",
+                "SEE ALSO",
             ] {
                 let times = page.lines().filter(|line| *line == format!(".SH {section}")).count();
                 assert_eq!(times, 1, "{}: {section}", program.command.get_name());
@@ -136,7 +137,7 @@ mod tests {
             let line = format!(".SS \"avr\\-auther {verb}");
             assert!(auther.contains(&line), "{verb}: {auther}");
         }
-        assert!(auther.contains("\\-\\-enrol") || auther.contains("\\-\\-sessions\\-max"));
+        assert!(auther.contains("\\fB\\-\\-sessions\\-max <N>\\fR\n"), "{auther}");
         assert!(!page("avr-proxy").contains("scan\\-worker"));
     }
 }
