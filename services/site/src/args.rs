@@ -381,7 +381,10 @@ impl ZoneArgs {
             Some(domain) => (parse_domain(domain)?, self.address.clone()),
             None => {
                 let site = Site::load(&self.site).with_context(|| {
-                    format!("which site? `avr-site init` writes /{SITE_FILE}; or say --domain and --address")
+                    format!(
+                        "which site? `avr-site init` writes /{SITE_FILE}; or say --domain and \
+                         --address"
+                    )
                 })?;
                 (site.domain.clone(), site.public)
             }

@@ -8,8 +8,8 @@
 //! | `server.crt`, `server.key` | this server's certificate and its key |
 //! | `ticket.key` | the private ticket key, only for a server with the role auther |
 //!
-//! Made by `avr-site bundle` of what `avr-auther init` and `avr-auther issue` wrote. The CA's own key
-//! is never in it.
+//! Made by `avr-site bundle` of what `avr-auther init` and `avr-auther issue` wrote. The CA's own
+//! key is never in it.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, OpenOptions};

@@ -1,5 +1,5 @@
-//! `avr-site check`: looks at a site from its own machines, or from outside, and says in plain words
-//! what is wrong.
+//! `avr-site check`: looks at a site from its own machines, or from outside, and says in plain
+//! words what is wrong.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

@@ -1,7 +1,7 @@
 //! The port forwarding of a site's firewall, as an nftables file.
 //!
-//! It is the one thing by which sites differ, apart from their records in DNS. The file replaces its
-//! own tables and touches no others, so it can be loaded as often as one likes.
+//! It is the one thing by which sites differ, apart from their records in DNS. The file replaces
+//! its own tables and touches no others, so it can be loaded as often as one likes.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;

@@ -125,7 +125,7 @@ fn check(
     staging: &Path,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
-    // Copies that name the staged keys, line by line the same; and a registry that is not there yet.
+    // Copies that name the staged keys, line by line the same; and a registry that is not there.
     let folder = staging.join("check");
     init.target.make_folder(&folder, 0o700)?;
     let places = Places { etc: staging, state: staging };

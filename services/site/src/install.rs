@@ -1,5 +1,6 @@
 //! Files put in their places, all or none: written into a folder beside them first, looked at, and
-//! then renamed. What is there already is not written over unless that is asked for, and then shown.
+//! then renamed. What is there already is not written over unless that is asked for, and then
+//! shown.
 
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, OpenOptions};

@@ -2,11 +2,11 @@
 //!
 //! Purpose: an operator's commands about one site as a whole, where the servers' own programs know
 //! only themselves. `bundle` collects what a new server needs of the fleet; `init` writes all files
-//! of a server ([`init`], [`plan`], [`settings`], [`forward`]); `check` looks at everything ([`check`],
-//! [`probe`]); `join` and `leave` change the site's records in DNS ([`records`], [`dns`]); `drain` has
-//! the manager send sessions elsewhere ([`drain`]). No site knows of another: what they share is DNS and the
-//! fleet's keys. Must not depend on the servers' crates (it runs their programs instead), nor on
-//! anything that scans. Entry: [`args::run`].
+//! of a server ([`init`], [`plan`], [`settings`], [`forward`]); `check` looks at everything
+//! ([`check`], [`probe`]); `join` and `leave` change the site's records in DNS ([`records`],
+//! [`dns`]); `drain` has the manager send sessions elsewhere ([`drain`]). No site knows of another:
+//! what they share is DNS and the fleet's keys. Must not depend on the servers' crates (it runs
+//! their programs instead), nor on anything that scans. Entry: [`args::run`].
 #![forbid(unsafe_code)]
 
 pub mod args;

@@ -1,5 +1,5 @@
-//! `site.toml`: what a site is. The same on every machine of it, written by `avr-site init` and read
-//! by the other commands, so that nobody has to say the same thing twice.
+//! `site.toml`: what a site is. The same on every machine of it, written by `avr-site init` and
+//! read by the other commands, so that nobody has to say the same thing twice.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -65,8 +65,8 @@ impl Programs {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Runs a program to its end and hands on what it prints, line by line; its errors go where this
-    /// program's go.
+    /// Runs a program to its end and hands on what it prints, line by line; its errors go where
+    /// this program's go.
     ///
     /// # Errors
     /// It is not there, or does not end well.

@@ -1,5 +1,5 @@
-//! The site's records in DNS: `join` puts its addresses under the managers' name, `leave` takes them
-//! away again.
+//! The site's records in DNS: `join` puts its addresses under the managers' name, `leave` takes
+//! them away again.
 //!
 //! Other sites do the same at any time, without knowing of each other. So only single addresses are
 //! added and removed, never a whole set; and what must not happen, that the last manager goes, is

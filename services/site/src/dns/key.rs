@@ -4,7 +4,7 @@
 //! - Knot's `keymgr -t`: the YAML of its settings, `key:`, `- id:`, `algorithm:`, `secret:`
 //! - one line `hmac-sha256:NAME:SECRET`, as `kdig -y` and `nsupdate -y` take it
 //!
-//! No error and no `Debug` shows anything of a secret; so errors name lines and not what is in them.
+//! No error and no `Debug` shows anything of a secret; so errors name lines, not what is in them.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ pub const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 pub const KEYS_MAX: usize = 64;
 /// Shortest secret taken, in bytes: what RFC 8945 section 8 asks for beside the hash's own length.
 pub const SECRET_BYTES_MIN: usize = 16;
-/// Longest secret taken, in bytes: twice the longest block of the hashes, beyond which it is hashed.
+/// Longest secret taken, in bytes: twice the longest block of the hashes; more is hashed anyhow.
 pub const SECRET_BYTES_MAX: usize = 256;
 /// How far the clocks of both ends may differ, in seconds (RFC 8945 section 10 advises 300).
 pub const FUDGE_S: u16 = 300;

@@ -1,7 +1,7 @@
 //! Updates of a zone (RFC 2136), signed and answered with TSIG (RFC 8945).
 //!
-//! Only ever adds or removes single addresses: a site knows its own, and those of others are not its
-//! to touch. [`Update::sign`] gives the bytes to send, [`Signed::check`] says what became of them.
+//! Only ever adds or removes single addresses: a site knows its own, and those of others are not
+//! its to touch. [`Update::sign`] gives the bytes to send, [`Signed::check`] says what became of them.
 
 use std::net::IpAddr;
 

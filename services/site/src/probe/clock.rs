@@ -12,7 +12,7 @@ use crate::dns::update::in_words;
 
 /// The port of NTP.
 pub const NTP_PORT: u16 = 123;
-/// Apart by more than this, in seconds, a clock is wrong: tickets and signatures have times in them.
+/// Apart by more than this, in seconds, a clock is wrong: tickets and signatures have times.
 pub const APART_S_MAX: u64 = 30;
 /// Apart by more than this, in seconds, nobody keeps it right.
 pub const APART_S_DOUBTFUL: u64 = 3;
