@@ -213,7 +213,7 @@ impl World {
                 Assignment::Use { lease, proxy, alternates } => {
                     Message::Use(Use { lease, proxy, alternates })
                 }
-                Assignment::Busy => {
+                Assignment::Busy | Assignment::TooMany(_) => {
                     let pause = self.poll_us / 1_000 * u64::from(manager::settings::RECOVER_POLLS);
                     let retry_after_ms = u32::try_from(pause).unwrap_or(u32::MAX);
                     Message::Busy(Busy { retry_after_ms })
