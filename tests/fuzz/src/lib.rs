@@ -41,6 +41,7 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("settings", settings::document),
     ("smtp_session", sessions::smtp),
     ("text_files", mime::text_files),
+    ("tsig_key", settings::tsig_key),
     ("wire_frame", wired::frame),
     ("wire_ticket", wired::ticket),
 ];
