@@ -195,6 +195,16 @@ impl Lab {
         found.with_context(|| format!("no site {site}"))?.check(fleet)
     }
 
+    /// Has the operator `drain` or `undrain` a site, with options.
+    ///
+    /// # Errors
+    /// When that is refused.
+    pub fn drain_site(&mut self, site: &str, verb: &[&str]) -> Result<String> {
+        let fleet = self.fleet.as_ref().context("no fleet yet")?;
+        let found = self.sites.iter().find(|candidate| candidate.name() == site);
+        found.with_context(|| format!("no site {site}"))?.drain(fleet, verb)
+    }
+
     /// Has the operator of a site `join` or `leave`.
     ///
     /// # Errors

@@ -24,8 +24,9 @@ const FULL: &str = "size=4k";
 const FAKETIME: &str = "/usr/$LIB/faketime/libfaketime.so.1";
 
 /// Puts a machine's own folders in their places, for one command.
-const OWN_FOLDERS: &str =
-    "mount --bind \"$0/etc\" /etc/avr && mount --bind \"$0/state\" /var/lib/avr && exec \"$@\"";
+const OWN_FOLDERS: &str = "\
+mkdir -p /run/avr-manager && mount --bind \"$0/run\" /run/avr-manager && \
+mount --bind \"$0/etc\" /etc/avr && mount --bind \"$0/state\" /var/lib/avr && exec \"$@\"";
 
 /// One server. Runs no program until it is started.
 #[derive(Debug)]
@@ -111,7 +112,7 @@ impl Server {
     /// A command on its machine, whose `/etc/avr` and `/var/lib/avr` are its own.
     pub(crate) fn installed_command(&self, program: &Path) -> Result<Command> {
         let machine = self.machine();
-        for folder in ["etc", "state"] {
+        for folder in ["etc", "state", "run"] {
             fs::create_dir_all(machine.join(folder))?;
         }
         let mut command = self.netns.command("sh");

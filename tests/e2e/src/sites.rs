@@ -1,4 +1,4 @@
-//! Sites made by their commands alone, and traffic that moves as they join and leave.
+//! Sites made by their commands alone, and traffic that moves as they join, are drained, and leave.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -48,6 +48,15 @@ pub fn run_all(lab: &mut Lab, mut show: impl FnMut(&Step)) -> Result<()> {
     step("  a mail", &mut || moved(lab, Some("tokyo")))?;
     step("osaka: the same again", &mut || made(lab, "osaka"))?;
     step("osaka joins", &mut || changed(lab, "osaka", "join"))?;
+    step("tokyo is drained", &mut || drained(lab, "tokyo", &["drain"]))?;
+    step("  a mail", &mut || moved(lab, Some("osaka")))?;
+    step("tokyo has nothing left", &mut || drained(lab, "tokyo", &["drain", "--wait"]))?;
+    step("tokyo is back, osaka drained", &mut || {
+        drained(lab, "tokyo", &["undrain"])?;
+        drained(lab, "osaka", &["drain"])
+    })?;
+    step("  a mail", &mut || moved(lab, Some("tokyo")))?;
+    step("osaka is back", &mut || drained(lab, "osaka", &["undrain"]))?;
     step("tokyo leaves", &mut || changed(lab, "tokyo", "leave"))?;
     step("  a mail", &mut || moved(lab, Some("osaka")))?;
     step("tokyo joins again", &mut || changed(lab, "tokyo", "join"))?;
@@ -75,6 +84,11 @@ fn changed(lab: &mut Lab, site: &str, verb: &str) -> Result<(Option<Way>, String
     let said = lab.change_dns(site, verb)?;
     let seen = said.lines().find(|line| line.contains(" at ns.")).unwrap_or_default();
     Ok((None, seen.to_owned()))
+}
+
+fn drained(lab: &mut Lab, site: &str, verb: &[&str]) -> Result<(Option<Way>, String)> {
+    let said = lab.drain_site(site, verb)?;
+    Ok((None, said.lines().last().unwrap_or_default().to_owned()))
 }
 
 /// Sends mails until one goes by way of that site, or of none.

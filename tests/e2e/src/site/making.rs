@@ -60,6 +60,12 @@ impl Site {
         run_command(&mut command)
     }
 
+    /// Has the operator `drain` or `undrain` the whole site, with these options.
+    pub(crate) fn drain(&self, fleet: &Fleet, verb: &[&str]) -> Result<String> {
+        let mut command = self.manager.installed_command(&fleet.program("avr-site")?)?;
+        run_command(command.args(verb))
+    }
+
     /// What `avr-site check` says on the manager's machine; something wrong is an error.
     pub(crate) fn check(&self, fleet: &Fleet) -> Result<String> {
         let mut command = self.manager.installed_command(&fleet.program("avr-site")?)?;
