@@ -14,6 +14,7 @@ use tracing::warn;
 use crate::Facts;
 use crate::hold::Edited;
 use crate::policy::{Action, Direction, Policy};
+use crate::told::{Key, Notice, Told};
 
 /// What [`Case::judge`] gives.
 pub(crate) type Judging = Pin<Box<dyn Future<Output = Judgement> + Send>>;
@@ -26,6 +27,7 @@ pub(crate) struct Case {
     pub(crate) mail: Arc<mail::Settings>,
     pub(crate) scanner: Scanner,
     pub(crate) vault: Option<Arc<Vault>>,
+    pub(crate) told: Arc<Told>,
 }
 
 /// What happens to a message, and why.
@@ -45,8 +47,7 @@ impl Case {
         let (rule, at) = self.policy.strictest(&outcomes, &self.envelope);
         let cause = outcomes.get(at).unwrap_or(&report.verdict);
         let now = unix_now();
-        let copy = if rule.quarantine { self.keep(&report, now).await } else { None };
-        let finding = self.finding(cause, copy.as_deref(), now);
+        let Notice { finding, copy } = self.notice(cause, &report, rule.quarantine, now).await;
         let (decision, edited) = self.decide(rule.action, cause, &report, finding).await;
         let entry = Entry {
             quarantine: copy.unwrap_or_default(),
@@ -121,7 +122,42 @@ impl Case {
         self.policy.strictest(&report.outcomes(), &self.envelope).0.action == Action::Pass
     }
 
-    /// What the client is told.
+    /// What the client is told, and the copy that is kept. A message that is fetched again has both
+    /// already.
+    async fn notice(&self, cause: &Verdict, report: &Report, is_kept: bool, now: u64) -> Notice {
+        let is_fetched = self.envelope.protocol == Protocol::Pop3 && *cause != Verdict::Clean;
+        let key = if is_fetched { self.key(report).await } else { None };
+        if let Some(key) = key
+            && let Some(notice) = self.told.find(key, &self.finding(cause, None, now))
+            && self.is_there(notice.copy.as_deref(), is_kept).await
+        {
+            return notice;
+        }
+        let copy = if is_kept { self.keep(report, now).await } else { None };
+        let notice = Notice { finding: self.finding(cause, copy.as_deref(), now), copy };
+        if let Some(key) = key {
+            self.told.remember(key, notice.clone());
+        }
+        notice
+    }
+
+    async fn key(&self, report: &Report) -> Option<Key> {
+        let (told, content) = (self.told.clone(), report.content.clone()?);
+        tokio::task::spawn_blocking(move || told.key(&content)).await.ok()?.ok()
+    }
+
+    /// Whether the copy of then is what is wanted now: the operator may have deleted it.
+    async fn is_there(&self, copy: Option<&str>, is_wanted: bool) -> bool {
+        let (copy, vault) = match (copy, self.vault.clone()) {
+            (Some(copy), Some(vault)) if is_wanted => (copy, vault),
+            (None, Some(_)) => return !is_wanted,
+            (copy, _) => return copy.is_none(),
+        };
+        let Ok(id) = copy.parse() else { return false };
+        tokio::task::spawn_blocking(move || vault.show(id).is_ok()).await.unwrap_or(false)
+    }
+
+    /// What is said of it for the first time.
     fn finding(&self, verdict: &Verdict, copy: Option<&str>, now: u64) -> mail::Finding {
         let (name, engine, file_name) = match verdict {
             Verdict::Infected(Finding { name, engine, file_name, .. }) => {

@@ -17,6 +17,7 @@ mod pump;
 pub mod settings;
 #[cfg(test)]
 mod tests;
+mod told;
 
 pub use leg::TcpLeg;
 pub use policy::{Action, Direction, Policy, Rule, Rules};
@@ -32,6 +33,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::warn;
 
 use crate::observer::Observer;
+pub use crate::told::{TOLD_MAX, Told};
 
 /// What all sessions of a program share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -44,6 +46,8 @@ pub struct Carrier {
     pub policy: Arc<Policy>,
     /// Where sealed copies go; `None`: nowhere.
     pub vault: Option<Arc<Vault>>,
+    /// What clients were told in place of messages.
+    pub told: Arc<Told>,
     /// Where each mail is written down; `None`: in the log alone.
     pub journal: Option<Arc<Journal>>,
     /// The files of rules and lists that the scanner knows.

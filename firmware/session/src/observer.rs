@@ -162,6 +162,7 @@ impl<'a> Observer<'a> {
             mail: self.carrier.mail.clone(),
             scanner: self.scanner.clone(),
             vault: self.carrier.vault.clone(),
+            told: self.carrier.told.clone(),
         }
     }
 

@@ -294,6 +294,7 @@ impl ScanSettings {
             mail: Arc::new(mail),
             policy: Arc::new(policy),
             vault,
+            told: Arc::default(),
             journal,
             read,
         })

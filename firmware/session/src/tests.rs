@@ -58,6 +58,7 @@ fn carrier_with(spooler: Spooler, block: &[&str]) -> Carrier {
         mail: Arc::default(),
         policy: Arc::new(Policy::default()),
         vault: None,
+        told: Arc::default(),
         journal: None,
         read: crate::settings::Marks::default(),
     }
@@ -347,6 +348,38 @@ async fn what_is_refused_can_be_kept_and_every_mail_is_written_down() {
     let content = carrier.vault.unwrap().open_content(id).unwrap();
     let kept: Vec<u8> = content.map(Result::unwrap).collect::<Vec<_>>().concat();
     assert_eq!(kept, MAIL.as_bytes());
+}
+
+#[tokio::test]
+async fn a_message_that_is_fetched_again_has_one_copy_and_one_notice_until_the_copy_is_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = VaultKey::derive(b"a secret").unwrap();
+    let limits = quarantine::settings::QuarantineSettings::default().limits();
+    let vault = Arc::new(Vault::open(&folder.path().join("kept"), &key, limits).unwrap());
+    let mut carrier = carrier();
+    carrier.policy = policy("refuse+quarantine");
+    carrier.vault = Some(vault.clone());
+    let fetched = async || {
+        let (to_test, from_client) = tokio::sync::oneshot::channel();
+        carried_by(&carrier, Protocol::Pop3, 100, |mut client, mut server| async move {
+            ask_for_message(&mut client, &mut server).await;
+            let message = "+OK\r\nMessage-ID: <7@a.example>\r\n\r\nEVIL\r\n.\r\n";
+            server.write_all(message.as_bytes()).await.unwrap();
+            to_test.send(hear(&mut client, "\r\n.\r\n").await).unwrap();
+        })
+        .await;
+        from_client.await.unwrap()
+    };
+    let ids = || vault.list(0).unwrap().map(|(id, _)| id).collect::<Vec<_>>();
+    let first = fetched().await;
+    let [copy] = ids()[..] else { panic!("one copy") };
+    assert!(first.contains(&copy.to_string()), "{first}");
+    assert_eq!(fetched().await, first);
+    assert_eq!(ids(), [copy]);
+    vault.delete(copy).unwrap();
+    let again = fetched().await;
+    let [new] = ids()[..] else { panic!("a new copy") };
+    assert!(new != copy && again.contains(&new.to_string()), "{again}");
 }
 
 #[tokio::test]
