@@ -48,8 +48,10 @@ pub struct ScanSettings {
     /// `"on"`, or `"off"`: bytes pass unread and sessions count as unscanned. Default on.
     pub mode: Mode,
     /// Folder of YARA rules (`*.yar`, `*.yara`), beside the built-in one for the EICAR test file.
-    /// Default none. Costs some milliseconds a MiB scanned, by rules. What changes in it takes effect
-    /// within seconds.
+    /// Default none. Costs some milliseconds a MiB scanned, by rules. Where every rule asks only whether its
+    /// strings match (no sizes, places, counts, modules, regular expressions), large mails are matched
+    /// as they stream by, and a worker takes 1 MiB for one; one rule that asks for more has it hold
+    /// them, and the log names it. What changes in it takes effect within seconds.
     pub rules: Option<PathBuf>,
     /// Folder of lists of hashes: `*.sha256`, and ClamAV's `*.hdb` and `*.hsb`. Default none. What
     /// changes in it takes effect within seconds.
@@ -64,8 +66,8 @@ pub struct ScanSettings {
     /// Default none. A service that has a size limit of its own says nothing of it: set it above
     /// `message_bytes_max`.
     pub icap: Vec<String>,
-    /// Processes that take mails apart; each keeps the compiled rules, some 20 MiB, and one mail at a
-    /// time. Default: one a processor. From 1 to 8.
+    /// Processes that take mails apart; each keeps the compiled rules, some 20 MiB, and looks at one mail
+    /// at a time. Default: one a processor. From 1 to 8.
     #[serde(deserialize_with = "workers")]
     pub workers: Option<usize>,
     /// Folder for what waits for its verdict; sealed, and gone when the program ends. Default: the
@@ -77,7 +79,8 @@ pub struct ScanSettings {
     #[serde(deserialize_with = "config::within::<_, BYTES_MAX_MIN, SPOOL_BYTES_MAX_MAX>")]
     pub spool_bytes_max: u64,
     /// Largest message that is scanned, in bytes. Default 64 MiB. A worker takes up to three times that
-    /// memory, and what is unpacked besides.
+    /// memory where parts have to be held (archives and documents, rules that need it, engines
+    /// elsewhere), and what is unpacked besides; otherwise 1 MiB.
     /// From 64 KiB to 512 MiB.
     #[serde(deserialize_with = "config::within::<_, BYTES_MAX_MIN, MESSAGE_BYTES_MAX_MAX>")]
     pub message_bytes_max: u64,

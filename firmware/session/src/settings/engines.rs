@@ -16,6 +16,7 @@ use scan::worker::pool::{Isolation, Workers};
 use scan::yara::CompiledRules;
 use scan::{Engine, Scanner};
 use spool::Spooler;
+use tracing::info;
 
 use super::{ScanSettings, UNSCANNED_SENDERS_MAX};
 
@@ -129,6 +130,12 @@ impl Sources {
     /// Reads and compiles everything.
     pub(super) fn knowledge(&self) -> Result<Knowledge, ScanSettingsError> {
         let rules = CompiledRules::load(self.rules.as_deref()).map_err(ScanSettingsError::Rules)?;
+        if let Some(rule) = rules.whole_because() {
+            info!(
+                rule,
+                "large mails and their parts are held in memory as a whole: a rule needs it"
+            );
+        }
         let hashes = match &self.hashes {
             Some(folder) => HashLists::load(folder).map_err(ScanSettingsError::Hashes)?,
             None => HashLists::default(),
