@@ -4,7 +4,7 @@
 use std::{env, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{arm::Arm, fetch::Fetch, load::Load, run, sink::Sink};
 
@@ -43,6 +43,9 @@ pub(crate) struct Mail {
     /// Only these, and what they are compared with; separated by commas.
     #[arg(long, value_delimiter = ',')]
     pub(crate) arms: Vec<Arm>,
+    /// One kind of figures alone.
+    #[arg(long)]
+    pub(crate) only: Option<Only>,
     /// Let everything run on all cores, and not client and server on one of their own.
     #[arg(long)]
     pub(crate) all_cores: bool,
@@ -55,6 +58,13 @@ pub(crate) struct Mail {
     /// Write the table and the chart also to where the tree keeps them.
     #[arg(long)]
     pub(crate) publish: bool,
+}
+
+/// A kind of figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Only {
+    /// Memory while large mails stream through.
+    Memory,
 }
 
 impl Arguments {
@@ -135,6 +145,13 @@ mod tests {
         assert_eq!(mail("").arms(), Arm::ALL);
         assert_eq!(mail("--arms avr,clamsmtp").arms(), [Arm::Direct, Arm::Clamsmtp, Arm::Avr]);
         assert_eq!(mail("--arms chain").arms(), [Arm::Bridge, Arm::Chain]);
+    }
+
+    #[test]
+    fn a_kind_of_figures_is_asked_for_by_its_name() {
+        assert_eq!(mail("--only memory").only, Some(Only::Memory));
+        assert_eq!(mail("").only, None);
+        assert!(Arguments::try_parse_from(["bench", "mail", "--only", "luck"]).is_err());
     }
 
     #[test]

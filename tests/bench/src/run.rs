@@ -11,7 +11,7 @@ use e2e::{
 
 use crate::{
     arm::Arm,
-    cli::Mail,
+    cli::{Mail, Only},
     fetch::Fetch,
     load::Load,
     machine::{Cores, LOAD_MAX, Machine, load_average},
@@ -95,10 +95,10 @@ fn measure(mail: &Mail, ends: Option<Cores>, results: &mut Results) -> Result<()
         Lab::run(Size::USUAL, |lab| {
             lab.use_programs(&mail.programs()?);
             lab.start_product()?;
-            Comparison::new(Stage::build(mail, ends, Some(lab))?).run(results)
+            Comparison::new(Stage::build(mail, ends, Some(lab))?).run(mail.only, results)
         })
     } else {
-        Comparison::new(Stage::build(mail, ends, None)?).run(results)
+        Comparison::new(Stage::build(mail, ends, None)?).run(mail.only, results)
     }
 }
 
@@ -125,8 +125,11 @@ impl Comparison {
     }
 
     /// Memory first, while no program has kept any of what earlier mails took.
-    fn run(&mut self, results: &mut Results) -> Result<()> {
+    fn run(&mut self, only: Option<Only>, results: &mut Results) -> Result<()> {
         let places = self.stage.places.clone();
+        if only == Some(Only::Memory) {
+            return self.memories(&places, results);
+        }
         for place in places.iter().filter(|place| place.arm.carries_mail()) {
             let one = self.infected(place)?;
             println!(
@@ -137,18 +140,7 @@ impl Comparison {
             );
             results.infected.push(one);
         }
-        for place in places.iter().filter(|place| place.arm.is_proxy()) {
-            self.stage.tell_ended();
-            let one = self.memory(place, &results.plan)?;
-            println!(
-                "memory {:<28} {:>8.0} KiB a session, and {:.0} KiB of files in memory{}",
-                place.arm.title(),
-                one.kib_per_session,
-                one.spool_kib_per_session,
-                errors_of(&one.errors)
-            );
-            results.memory.push(one);
-        }
+        self.memories(&places, results)?;
         let plan = results.plan.clone();
         for round in 1..=results.rounds {
             for cell in &plan.smtp {
@@ -172,6 +164,22 @@ impl Comparison {
                 println!("smtp-source {}", report::source_line(&one));
                 results.source.push(one);
             }
+        }
+        Ok(())
+    }
+
+    fn memories(&mut self, places: &[Place], results: &mut Results) -> Result<()> {
+        for place in places.iter().filter(|place| place.arm.is_proxy()) {
+            self.stage.tell_ended();
+            let one = self.memory(place, &results.plan)?;
+            println!(
+                "memory {:<28} {:>8.0} KiB a session, and {:.0} KiB of files in memory{}",
+                place.arm.title(),
+                one.kib_per_session,
+                one.spool_kib_per_session,
+                errors_of(&one.errors)
+            );
+            results.memory.push(one);
         }
         Ok(())
     }
