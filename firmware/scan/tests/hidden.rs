@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use scan::analysis::{Analysis, Analyzer, Export, LocalEngine, LocalObject};
 use scan::engine::EngineOutcome;
+use scan::local::BlockEngine;
 use scan::local::block::BlockRules;
 use scan::{Limits, Unscannable};
 
@@ -35,7 +36,8 @@ impl LocalEngine for Needle {
 fn analyze(mail: &[u8], block: &[&str]) -> Analysis {
     let block: Vec<String> = block.iter().map(|entry| (*entry).to_owned()).collect();
     let rules = BlockRules::parse(&block).unwrap();
-    let engines: Vec<Box<dyn LocalEngine>> = vec![Box::new(rules), Box::new(Needle)];
+    let engines: Vec<Box<dyn LocalEngine>> =
+        vec![Box::new(BlockEngine::new(rules)), Box::new(Needle)];
     let stop: unpack::Stop = Arc::new(|| false);
     let mut analyzer = Analyzer::new(engines, Limits::default());
     analyzer.analyze(mail, Export::Nothing, &stop, &mut |_, _, _| {})

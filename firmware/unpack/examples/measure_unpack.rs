@@ -48,7 +48,7 @@ fn walk(bytes: &[u8], budget: &mut Budget, unpacked: &mut (usize, usize), depth:
             members.push(member);
             ControlFlow::Continue(())
         });
-        for member in members.iter().filter(|member| depth < 8) {
+        for member in members.iter().filter(|_| depth < 8) {
             walk(&member.bytes, budget, unpacked, depth + 1);
         }
     }

@@ -8,7 +8,7 @@
 use crate::base64;
 use crate::bytes::{self, add_name, find_word, narrow, starts_with_word};
 use crate::work::Work;
-use memchr::memchr_iter;
+use memchr::{memchr_iter, memmem};
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};

@@ -112,6 +112,7 @@ impl Desk {
 
     /// The settings file, whole or not at all. What is done is said in words, and logged.
     pub(crate) async fn reload(&self) -> Result<String, String> {
+        let _told = service_kit::notify::reloading();
         let loaded = match self.path.clone() {
             None => Err("this manager was started without a settings file".to_owned()),
             Some(path) => tokio::task::spawn_blocking(move || Settings::load(&path))

@@ -20,7 +20,7 @@ const ETC: &str = "etc/avr";
 /// The change in DNS, below the root.
 const DNS_FILE: &str = "etc/avr/dns-change.txt";
 /// Where a server keeps what it writes, below the root.
-const STATE: &str = "var/lib/avr";
+const STATE: &str = "var/lib/avr-auther";
 /// Longest answer to a question, in bytes.
 const ANSWER_BYTES_MAX: u64 = 8 * 1024;
 

@@ -1,6 +1,7 @@
 //! The settings files of the three servers, made of what a site is.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use wire::identity::Role;
@@ -11,10 +12,15 @@ use crate::plan::{Site, quoted, quoted_list};
 
 /// Where settings, certificates and keys are.
 pub const ETC: &str = "/etc/avr";
-/// Where the auther keeps its boxes.
-pub const STATE: &str = "/var/lib/avr";
+/// Where the auther keeps its boxes; the package's unit may write nowhere else.
+pub const STATE: &str = "/var/lib/avr-auther";
 /// The auther's registry, in [`STATE`].
 pub const REGISTRY: &str = "registry.sqlite";
+
+/// Where a machine's status ports are, on loopback; each its own, as one machine may have several.
+const AUTHER_STATUS_PORT: u16 = 4670;
+const MANAGER_STATUS_PORT: u16 = 4661;
+const PROXY_STATUS_PORT: u16 = 4662;
 
 /// Where the files that a settings file names are: at their places, or where they wait to be put
 /// there.
@@ -66,7 +72,12 @@ fn head(role: Role, port: u16, site: &Site, places: Places<'_>, ticket_key: &str
 fn auther(site: &Site, places: Places<'_>) -> String {
     let registry = places.state.join(REGISTRY).display().to_string();
     let head = head(Role::Auther, AUTHER_PORT, site, places, TICKET_KEY);
-    format!("{head}registry = {}\n", quoted(&registry))
+    format!("{head}registry = {}\n{}", quoted(&registry), status(AUTHER_STATUS_PORT))
+}
+
+/// Health, readiness and metrics for the machine itself; `avr-site check` asks them.
+fn status(port: u16) -> String {
+    format!("\n[status]\nlisten = \"127.0.0.1:{port}\"\n")
 }
 
 fn manager(site: &Site, places: Places<'_>) -> String {
@@ -74,6 +85,15 @@ fn manager(site: &Site, places: Places<'_>) -> String {
     // As it was written, so that repetitions keep their meaning.
     let table: Vec<String> = site.table.iter().map(ToString::to_string).collect();
     let _ = writeln!(text, "proxy_address = {}", quoted(&table.join(", ")));
+    if !site.auther.is_empty() {
+        let authers: Vec<String> = site
+            .auther
+            .iter()
+            .map(|auther| SocketAddr::new(*auther, AUTHER_PORT).to_string())
+            .collect();
+        let _ = writeln!(text, "auther = {}", quoted_list(&authers));
+    }
+    text += &status(MANAGER_STATUS_PORT);
     text += "\n# What forward.nft forwards.\n[public]\n";
     for forward in site.forwards().iter().filter(|forward| forward.role == Role::Proxy) {
         for local in &forward.local {
@@ -98,7 +118,7 @@ fn proxy(site: &Site, places: Places<'_>) -> String {
             let _ = writeln!(text, "{key} = {}", quoted_list(list));
         }
     }
-    text
+    text + &status(PROXY_STATUS_PORT)
 }
 
 /// The text of `dns-change.txt`: what `join` does, for those who do it otherwise.

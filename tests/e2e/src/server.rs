@@ -26,7 +26,8 @@ const FAKETIME: &str = "/usr/$LIB/faketime/libfaketime.so.1";
 /// Puts a machine's own folders in their places, for one command.
 const OWN_FOLDERS: &str = "\
 mkdir -p /run/avr-manager && mount --bind \"$0/run\" /run/avr-manager && \
-mount --bind \"$0/etc\" /etc/avr && mount --bind \"$0/state\" /var/lib/avr && exec \"$@\"";
+mount --bind \"$0/etc\" /etc/avr && mount --bind \"$0/auther\" /var/lib/avr-auther && \
+mount --bind \"$0/proxy\" /var/lib/avr-proxy && exec \"$@\"";
 
 /// One server. Runs no program until it is started.
 #[derive(Debug)]
@@ -109,10 +110,10 @@ impl Server {
         self.role
     }
 
-    /// A command on its machine, whose `/etc/avr` and `/var/lib/avr` are its own.
+    /// A command on its machine, whose `/etc/avr` and folders of state are its own.
     pub(crate) fn installed_command(&self, program: &Path) -> Result<Command> {
         let machine = self.machine();
-        for folder in ["etc", "state", "run"] {
+        for folder in ["etc", "auther", "proxy", "run"] {
             fs::create_dir_all(machine.join(folder))?;
         }
         let mut command = self.netns.command("sh");

@@ -123,7 +123,7 @@ fn give_own_folders(root: &Path) -> Result<()> {
             Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options, folder]),
         )?;
     }
-    for folder in ["/etc/avr", "/var/lib/avr"] {
+    for folder in ["/etc/avr", "/var/lib/avr-auther", "/var/lib/avr-proxy"] {
         fs::create_dir_all(folder)?;
     }
     // Covered by the overlay; a link where the machine has one.

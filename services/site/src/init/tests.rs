@@ -101,7 +101,7 @@ fn everything_a_server_needs_is_written_once() {
             fs::metadata(place.path("root/etc/avr").join(name)).unwrap().permissions().mode();
         assert_eq!(found & 0o777, mode, "{name}");
     }
-    assert!(place.path("root/var/lib/avr").is_dir());
+    assert!(place.path("root/var/lib/avr-auther").is_dir());
     let before = place.read("manager.toml");
     ran(&place.init(), None).unwrap();
     // The answers of the last time stand where nothing else is given.

@@ -159,7 +159,7 @@ fn unit_property(role: Role, property: &str, programs: &Programs) -> Option<Stri
 /// The folders in which the servers write, as far as they are there.
 #[must_use]
 pub fn folders(root: &Path, roles: &[Role]) -> Vec<PathBuf> {
-    let state = roles.contains(&Role::Auther).then_some("var/lib/avr");
+    let state = roles.contains(&Role::Auther).then_some("var/lib/avr-auther");
     let spool = roles.contains(&Role::Proxy).then_some("tmp");
     state.into_iter().chain(spool).map(|folder| root.join(folder)).collect()
 }
