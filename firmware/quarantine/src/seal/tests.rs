@@ -153,7 +153,7 @@ fn the_error_says_what_is_the_matter() {
         |bytes: &[u8], key: &VaultKey, id| open(file(bytes), key, id).unwrap_err().to_string();
     let other_key = VaultKey::derive(b"another").unwrap();
     let text = error(&good, &other_key, id());
-    assert!(text.contains("sealed with another device's key"), "{text}");
+    assert!(text.contains("sealed with another private key"), "{text}");
     let text = error(&good, &key(), Id::new(ID, 8));
     assert!(text.contains("its file bears another item's name"), "{text}");
     let mut newer = good.clone();
