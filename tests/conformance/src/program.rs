@@ -91,6 +91,8 @@ impl Avr {
         let stream = TcpStream::connect(self.address).await.context("connect as the client")?;
         // Small writes of a script are segments of their own.
         stream.set_nodelay(true).context("send small segments")?;
+        // Nobody asked after a session that was refused, and its port may be given out again.
+        self.log.forget(stream.local_addr().context("the client's own address")?);
         Ok(stream)
     }
 
@@ -195,6 +197,14 @@ impl Log {
         self.news.notify_waiters();
     }
 
+    /// A new session begins at this address.
+    fn forget(&self, client: SocketAddr) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = state.ended.remove(&client) {
+            state.verdicts.remove(&session);
+        }
+    }
+
     fn take(&self, client: SocketAddr) -> Option<Vec<String>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let session = state.ended.remove(&client)?;
@@ -217,5 +227,17 @@ mod tests {
         let client = "127.0.0.1:4000".parse().unwrap();
         assert_eq!(log.take(client), Some(vec!["unscannable: an archive".to_owned()]));
         assert_eq!(log.take(client), None);
+    }
+
+    #[test]
+    fn an_address_that_is_given_out_again_has_no_past() {
+        let log = Log::default();
+        log.note("INFO journal: mail session=ab12 client=127.0.0.1:4000 verdict=\"infected\"");
+        log.note("INFO avr::listen: session ended session=ab12 client=127.0.0.1:4000 server=x");
+        let client = "127.0.0.1:4000".parse().unwrap();
+        log.forget(client);
+        assert_eq!(log.take(client), None);
+        log.note("INFO avr::listen: session ended session=cd34 client=127.0.0.1:4000 server=x");
+        assert_eq!(log.take(client), Some(Vec::new()));
     }
 }

@@ -284,6 +284,19 @@ impl Lab {
         self.dns.list(&listed)
     }
 
+    /// The connections that the box has open to a site. The site may know of more: those that the box
+    /// gave up while no packet reached the site.
+    ///
+    /// # Errors
+    /// When the box's kernel does not tell.
+    pub fn connections_to(&self, site: &str) -> Result<Vec<String>> {
+        let found = self.sites.iter().find(|candidate| candidate.name() == site);
+        let public = found.with_context(|| format!("no site {site}"))?.public();
+        let mut command = self.gateway.netns().command("ss");
+        command.args(["-H", "-t", "-n", "state", "established", "dst"]).arg(public.to_string());
+        Ok(run_command(&mut command)?.lines().map(str::to_owned).collect())
+    }
+
     /// Kills the DNS server (SIGKILL).
     ///
     /// # Errors

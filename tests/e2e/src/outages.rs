@@ -298,10 +298,9 @@ fn kill_scanners(lab: &mut Lab, site: &str, count: usize) -> Result<String> {
 fn leave_dns(lab: &mut Lab, site: &str) -> Result<String> {
     let start = now();
     lab.list_sites(|candidate| candidate.name() != site)?;
-    let site = lab.site(site)?;
     let mut left = Vec::new();
     let waited = wait_for("the site to be empty", PATIENCE, || {
-        left = site.box_connections().ok()?;
+        left = lab.connections_to(site).ok()?;
         left.is_empty().then_some(())
     });
     waited.with_context(|| format!("still connected: {left:?}"))?;

@@ -177,18 +177,6 @@ impl Server {
         self.clock.is_none()
     }
 
-    /// Who from outside its site is connected to it.
-    pub(crate) fn peers_from_outside(&self) -> Result<Vec<String>> {
-        let mut command = self.netns.command("ss");
-        command.args(["-H", "-t", "-n", "state", "established"]);
-        command.arg(format!("sport = :{}", self.address.port()));
-        let sockets = run_command(&mut command)?;
-        // Receive queue, send queue, own address, the peer's.
-        let peers = sockets.lines().filter_map(|line| line.split_whitespace().nth(3));
-        let outside = peers.filter(|peer| !peer.contains("10.0.0."));
-        Ok(outside.map(|peer| format!("{} from {peer}", self.name)).collect())
-    }
-
     /// What the program says to a verb that works without the daemon, with the same settings.
     pub(crate) fn ask(&self, fleet: &Fleet, verb: &[&str]) -> Result<String> {
         let mut command = self.netns.command(fleet.program(&format!("avr-{}", self.role))?);

@@ -270,18 +270,6 @@ impl Site {
         self.scanners.get(index).context("no such scanner")?.connections()
     }
 
-    /// The connections that boxes have open at its servers.
-    ///
-    /// # Errors
-    /// When the machines do not tell.
-    pub fn box_connections(&self) -> Result<Vec<String>> {
-        let mut connections = Vec::new();
-        for server in [&self.auther, &self.manager].into_iter().chain(&self.proxies) {
-            connections.extend(server.peers_from_outside()?);
-        }
-        Ok(connections)
-    }
-
     /// Drops every packet at the site's router: the line is dead, nobody is told.
     ///
     /// # Errors
