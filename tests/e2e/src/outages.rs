@@ -207,7 +207,8 @@ pub fn run_all(lab: &mut Lab, outages: &[Outage], mut show: impl FnMut(&Row)) ->
 }
 
 fn run(lab: &mut Lab, outage: &Outage) -> Result<Row> {
-    let (site, _) = relay_in_use(lab)?;
+    // A box that had a wrong ticket gets a good one when it asks again.
+    let (site, _) = wait_for("sessions to go through a site", PATIENCE, || relay_in_use(lab).ok())?;
     lab.wait_relaying()?;
     let traffic = Traffic::start(lab)?;
     traffic.wait_sessions(now(), SESSIONS_BEFORE)?;

@@ -34,6 +34,12 @@ const PAUSE: Duration = Duration::from_millis(20);
 const SLOW_STEPS: usize = 10;
 const SLOW_PAUSE: Duration = Duration::from_millis(150);
 
+/// Numbers of mails that one traffic has for itself: what an earlier one sent may arrive late, when its
+/// clients have long been told that the connection is lost.
+const NUMBERS: u64 = 1_000_000;
+/// Traffics so far.
+static TRAFFICS: AtomicU64 = AtomicU64::new(0);
+
 /// What the clients do, each one after the other for as long as the traffic lasts.
 const CLIENTS: [Kind; 6] =
     [Kind::Short, Kind::Short, Kind::Large, Kind::Slow, Kind::Fetch, Kind::Fetch];
@@ -97,6 +103,8 @@ pub struct Traffic {
 struct Shared {
     is_over: AtomicBool,
     mails: AtomicU64,
+    /// Number of the first mail.
+    first: u64,
     sessions: Mutex<Vec<Session>>,
     /// What a fetch must give.
     original: Vec<u8>,
@@ -126,9 +134,11 @@ impl Traffic {
         mail.empty(USER)?;
         mail.put(USER, &message::clean("Fetched all the time"))?;
         let original = lab.mail_netns().within(fetch)??;
+        let first = TRAFFICS.fetch_add(1, Ordering::Relaxed) * NUMBERS;
         let shared = Arc::new(Shared {
             is_over: AtomicBool::new(false),
-            mails: AtomicU64::new(0),
+            mails: AtomicU64::new(first),
+            first,
             sessions: Mutex::default(),
             original,
         });
@@ -171,7 +181,7 @@ impl Traffic {
         // What does not come in this time is lost; the count says so.
         let mut arrived = Arrived::default();
         let _ = wait_for("all mails to arrive", DELIVERED_MAX, || {
-            arrived = Arrived::read(lab).ok()?;
+            arrived = Arrived::read(lab, self.shared.first).ok()?;
             acknowledged.iter().all(|mail| arrived.times.contains_key(mail)).then_some(())
         });
         let lost = acknowledged.iter().filter(|mail| !arrived.times.contains_key(mail)).count();
@@ -188,10 +198,14 @@ struct Arrived {
 }
 
 impl Arrived {
-    fn read(lab: &Lab) -> Result<Self> {
+    /// Those of the traffic whose mails have these numbers.
+    fn read(lab: &Lab, first: u64) -> Result<Self> {
         let mut arrived = Self::default();
         for delivered in lab.mail().messages(RECIPIENT_BOX)? {
             let mail = number_of(&delivered).context("a mail that nobody sent")?;
+            if !(first..first + NUMBERS).contains(&mail) {
+                continue;
+            }
             *arrived.times.entry(mail).or_default() += 1;
             let is_whole = [Kind::Short, Kind::Large]
                 .into_iter()
