@@ -35,6 +35,6 @@ pub use daemon::Daemon;
 pub use gateway::{Gateway, Options};
 pub use lab::Lab;
 pub use netns::Netns;
-pub use sandbox::{enter, in_lab, in_large_product_lab, in_product_lab};
+pub use sandbox::{enter, in_lab, in_large_product_lab, in_product_lab, main_in_lab};
 pub use servers::MAIL_UID;
 pub use site::Part;

@@ -6,7 +6,7 @@
 use std::{
     any::type_name,
     env,
-    process::{Command, ExitStatus, Output},
+    process::{Command, ExitCode, ExitStatus, Output},
 };
 
 use anyhow::{Context, Result, bail};
@@ -68,6 +68,26 @@ pub fn in_large_product_lab<F: FnOnce(&mut Lab) -> Result<()>>(scenario: F) {
         lab.start_product()?;
         scenario(lab)
     });
+}
+
+/// The `main` of a program that runs `scenario` in a lab: says on standard error what went wrong.
+#[allow(clippy::print_stderr, reason = "a program's last word")]
+#[must_use]
+pub fn main_in_lab(size: Size, scenario: impl FnOnce(&mut Lab) -> Result<()>) -> ExitCode {
+    let done = match enter() {
+        Ok(Some(status)) => {
+            return status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1).into();
+        }
+        Ok(None) => Lab::run(size, scenario),
+        Err(error) => Err(error),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\n{error:?}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn run_test(test: &str, size: Size, scenario: impl FnOnce(&mut Lab) -> Result<()>) {

@@ -2,7 +2,7 @@
 //! `outages [--only WORDS] [--write FILE]`. Exit status 0 only if no mail was lost, doubled or altered and
 //! no session was cut that had nothing to do with it.
 #![forbid(unsafe_code)]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a table for a person to read")]
+#![allow(clippy::print_stdout, reason = "a table for a person to read")]
 
 use std::process::ExitCode;
 
@@ -14,20 +14,7 @@ use e2e::{
 };
 
 fn main() -> ExitCode {
-    let done = match e2e::enter() {
-        Ok(Some(status)) => {
-            return status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1).into();
-        }
-        Ok(None) => Lab::run(Size::LARGE, run),
-        Err(error) => Err(error),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("\n{error:?}");
-            ExitCode::FAILURE
-        }
-    }
+    e2e::main_in_lab(Size::LARGE, run)
 }
 
 fn run(lab: &mut Lab) -> Result<()> {

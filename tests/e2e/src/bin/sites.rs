@@ -1,7 +1,7 @@
 //! Two sites made by the steps of services/site/README.md, and a box whose mails move between them.
 //! Exit status 0 only if every step is as expected.
 #![forbid(unsafe_code)]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a table for a person to read")]
+#![allow(clippy::print_stdout, reason = "a table for a person to read")]
 
 use std::process::ExitCode;
 
@@ -13,20 +13,7 @@ use e2e::{
 };
 
 fn main() -> ExitCode {
-    let done = match e2e::enter() {
-        Ok(Some(status)) => {
-            return status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1).into();
-        }
-        Ok(None) => Lab::run(Size::USUAL, run),
-        Err(error) => Err(error),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("\n{error:?}");
-            ExitCode::FAILURE
-        }
-    }
+    e2e::main_in_lab(Size::USUAL, run)
 }
 
 fn run(lab: &mut Lab) -> Result<()> {
