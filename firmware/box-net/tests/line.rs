@@ -116,6 +116,13 @@ fn round_trip(host: &str, server: &str, bytes: usize, limit: Duration) -> std::i
     Ok(())
 }
 
+/// Waits until the bridge has seen that its ports have a line, which the kernel looks at once a second,
+/// and the hosts know each other's addresses.
+fn wait_line() {
+    echo("srv", "10.9.0.3:80");
+    round_trip("pc", "10.9.0.3:80", 10, PATIENCE).unwrap();
+}
+
 const PATIENCE: Duration = Duration::from_secs(5);
 const MOMENT: Duration = Duration::from_millis(700);
 
@@ -191,9 +198,7 @@ fn with_checksum(mut frame: Vec<u8>) -> Vec<u8> {
 fn frames_out_of_the_ordinary_stay_on_the_bridge() {
     in_private_namespaces("frames_out_of_the_ordinary_stay_on_the_bridge", || {
         let net = BoxNet::open(&settings()).unwrap();
-        // The bridge takes a moment to see that its ports have a line.
-        echo("srv", "10.9.0.3:80");
-        round_trip("pc", "10.9.0.3:80", 10, PATIENCE).unwrap();
+        wait_line();
         let channel = |host: &str| {
             on(host, || {
                 let interfaces = pnet::datalink::interfaces();
@@ -275,6 +280,7 @@ fn the_bridge_carries_mail_again_once_the_box_lets_go() {
     in_private_namespaces("the_bridge_carries_mail_again_once_the_box_lets_go", || {
         echo("srv", "10.9.0.3:25");
         let net = BoxNet::open(&settings()).unwrap();
+        wait_line();
         round_trip("pc", "10.9.0.3:25", 10, MOMENT).expect_err("nobody reads the frames");
         net.let_go();
         round_trip("pc", "10.9.0.3:25", 10, PATIENCE).unwrap();
@@ -296,6 +302,7 @@ fn a_killed_box_leaves_a_bridge_that_carries_mail() {
             matches!(BoxNet::open(&settings()), Err(OpenError::TapBusy { .. })),
             "one at a time"
         );
+        wait_line();
         round_trip("pc", "10.9.0.3:25", 10, MOMENT).expect_err("the holder does not answer");
         holder.kill().unwrap();
         holder.wait().unwrap();
