@@ -5,12 +5,14 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 
 use crate::{
+    clock::wait_for,
     daemon::Daemon,
     fleet::Fleet,
     netns::{Netns, run_command},
@@ -20,6 +22,8 @@ use crate::{
 const ROOMY: &str = "size=4g";
 /// The same without room for a page more than it holds.
 const FULL: &str = "size=4k";
+/// Longest wait for a moment in which no mail is on a server's disk.
+const NO_MAIL_MAX: Duration = Duration::from_secs(60);
 /// Makes a program believe in another time (Debian package libfaketime).
 const FAKETIME: &str = "/usr/$LIB/faketime/libfaketime.so.1";
 
@@ -152,9 +156,18 @@ impl Server {
         Ok(())
     }
 
-    /// Leaves no room on the disk that it has for temporary files.
+    /// Leaves no room on the disk that it has for temporary files. While a mail is on it the kernel refuses
+    /// to make it smaller than that.
     pub(crate) fn fill_disk(&self) -> Result<()> {
-        self.resize_disk(FULL)
+        let mut refused = None;
+        let full = wait_for("a moment without a mail on the disk", NO_MAIL_MAX, || {
+            refused = self.resize_disk(FULL).err();
+            refused.is_none().then_some(())
+        });
+        match refused {
+            Some(error) => full.context(error),
+            None => full,
+        }
     }
 
     /// Takes back [`Self::fill_disk`]; nothing if the disk is not full.
