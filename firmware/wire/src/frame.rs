@@ -304,6 +304,7 @@ kinds! {
     Pong = 18, U64_BYTES_MAX;
     Fetch = 19, U64_BYTES_MAX;
     Revocations = 20, 2 * LENGTH_BYTES_MAX + REVOCATION_PART_BYTES_MAX + SIGNATURE_BYTES;
+    Client = 21, ADDRESS_BYTES_MAX;
 }
 
 fn kind_of(message: &Message) -> Kind {
@@ -328,6 +329,7 @@ fn kind_of(message: &Message) -> Kind {
         Message::Pong(_) => Kind::Pong,
         Message::Fetch(_) => Kind::Fetch,
         Message::Revocations(_) => Kind::Revocations,
+        Message::Client(_) => Kind::Client,
     }
 }
 
@@ -348,6 +350,7 @@ fn write_body(message: &Message, out: &mut BytesMut) -> Result<(), postcard::Err
         Message::Ping(number) | Message::Pong(number) => write_postcard(number, out),
         Message::Fetch(body) => write_postcard(body, out),
         Message::Revocations(body) => write_postcard(body, out),
+        Message::Client(body) => write_postcard(body, out),
         Message::Data(bytes) => {
             out.put_slice(bytes);
             Ok(())
@@ -383,6 +386,7 @@ fn read_body(kind: Kind, body: BytesMut) -> Result<Message, DecodeError> {
         Kind::Pong => Message::Pong(read_postcard(kind, &body)?),
         Kind::Fetch => Message::Fetch(read_postcard(kind, &body)?),
         Kind::Revocations => Message::Revocations(read_postcard(kind, &body)?),
+        Kind::Client => Message::Client(read_postcard(kind, &body)?),
     };
     check(&message).map_err(DecodeError::Limit)?;
     Ok(message)
@@ -434,7 +438,8 @@ fn check(message: &Message) -> Result<(), LimitError> {
         | Message::Bye(_)
         | Message::Ping(_)
         | Message::Pong(_)
-        | Message::Fetch(_) => Ok(()),
+        | Message::Fetch(_)
+        | Message::Client(_) => Ok(()),
     }
 }
 

@@ -47,6 +47,10 @@ fn refused(reason: RefusedReason) -> Message {
     Message::Refused(Refused { reason })
 }
 
+fn client(address: SocketAddr) -> Message {
+    Message::Client(Client { address })
+}
+
 fn open(protocol: Protocol) -> Message {
     let session = SessionId([0xcd; 16]);
     let (ticket, destination) = (signed(), v6());
@@ -115,6 +119,8 @@ fn rows() -> Vec<(Message, &'static str)> {
         (Message::Pong(0), "0112000000000001 00"),
         (Message::Fetch(Fetch { after: 300 }), "0113000000000002 ac02"),
         (Message::Revocations(revocations), "0114000000000007 03112233024455"),
+        (client(v4()), "0115000000000007 00cb00710aac24"),
+        (client(v6()), "0115000000000012 0120010db800000000000000000000002519"),
     ]
 }
 
@@ -151,7 +157,7 @@ fn version_1_is_read_as_it_always_was() {
 #[test]
 fn every_message_has_a_row() {
     let names: std::collections::BTreeSet<_> = rows().iter().map(|row| row.0.name()).collect();
-    assert_eq!(names.len(), 20, "{names:?}");
+    assert_eq!(names.len(), 21, "{names:?}");
 }
 
 #[test]

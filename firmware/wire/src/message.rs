@@ -158,6 +158,9 @@ pub enum Message {
     Fetch(Fetch),
     /// Auther → server of a site: these, in one or more parts.
     Revocations(SignedRevocations),
+    /// Box → proxy, before `Open`: whom the next session is for. A message of its own, because a proxy
+    /// that does not know it skips it.
+    Client(Client),
 }
 
 impl Message {
@@ -185,6 +188,7 @@ impl Message {
             Self::Pong(_) => "Pong",
             Self::Fetch(_) => "Fetch",
             Self::Revocations(_) => "Revocations",
+            Self::Client(_) => "Client",
         }
     }
 }
@@ -391,6 +395,13 @@ pub struct Bye {
 pub struct Fetch {
     /// Number of the list of revocations that the asker has; 0 for none.
     pub after: u64,
+}
+
+/// See [`Message::Client`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// The office's mail client, as the box saw it.
+    pub address: SocketAddr,
 }
 
 #[cfg(test)]

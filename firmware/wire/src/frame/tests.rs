@@ -8,8 +8,8 @@ use super::*;
 use crate::revocation::SignedRevocations;
 use crate::ticket::KeyFingerprint;
 use crate::{
-    Assign, Busy, Bye, Denied, DeniedReason, Fetch, Hello, LeaseId, Load, MacAddress, Open, Opened,
-    Poll, Protocol, Refused, RefusedReason, SessionId, Use,
+    Assign, Busy, Bye, Client, Denied, DeniedReason, Fetch, Hello, LeaseId, Load, MacAddress, Open,
+    Opened, Poll, Protocol, Refused, RefusedReason, SessionId, Use,
 };
 
 /// Everything that may be sent, each limit included.
@@ -49,6 +49,7 @@ pub(crate) fn any_message() -> impl Strategy<Value = Message> {
         any::<u64>().prop_map(Message::Ping),
         any::<u64>().prop_map(Message::Pong),
         any::<u64>().prop_map(|after| Message::Fetch(Fetch { after })),
+        any_address().prop_map(|address| Message::Client(Client { address })),
         (vec(any::<u8>(), 0..2000), vec(any::<u8>(), 0..=SIGNATURE_BYTES)).prop_map(
             |(part, signature)| Message::Revocations(SignedRevocations { part, signature })
         ),
@@ -348,6 +349,7 @@ fn the_longest_message_of_each_kind_fits() {
         }),
         Message::Pong(u64::MAX),
         Message::Fetch(Fetch { after: u64::MAX }),
+        Message::Client(Client { address: v6 }),
         Message::Revocations(revocations_of(REVOCATION_PART_BYTES_MAX, SIGNATURE_BYTES)),
     ];
     for message in longest {
