@@ -255,7 +255,7 @@ impl Gateway {
                     Protocol::Smtp => wire::Protocol::Smtp,
                     Protocol::Pop3 => wire::Protocol::Pop3,
                 };
-                relay.open(server, protocol, id).await
+                relay.open(client, server, protocol, id).await
             }
             // Bypassed connections stay on the bridge and never come here.
             Route::Direct | Route::Bypass => relay.open_direct(server).await,

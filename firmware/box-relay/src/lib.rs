@@ -128,6 +128,8 @@ impl Relay {
     /// Connects to a mail server, through a site if possible, and returns once the mail server has
     /// answered. Within [`Timing::relay_budget`] a proxy has taken the session or it goes direct.
     ///
+    /// The proxy is told who the `client` is: some mail servers ask their proxies for it.
+    ///
     /// Cancel-safe: dropping the future gives everything back.
     ///
     /// # Errors
@@ -135,11 +137,12 @@ impl Relay {
     /// If the mail server does not take the connection, as it is to be shown to the client.
     pub async fn open(
         &self,
+        client: SocketAddr,
         destination: SocketAddr,
         protocol: Protocol,
         session: SessionId,
     ) -> Result<Upstream, OpenError> {
-        open::open(&self.0.shared, Wanted { destination, protocol, session }).await
+        open::open(&self.0.shared, Wanted { client, destination, protocol, session }).await
     }
 
     /// Connects straight to a mail server, for sessions whose policy says so.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use link::{Link, LinkError, SessionStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use wire::{HOPS_MAX, Message, Open, Protocol, SessionId};
+use wire::{Client, HOPS_MAX, Message, Open, Protocol, SessionId};
 
 use crate::direct;
 use crate::limits::{STRAY_MESSAGES_MAX, Timing};
@@ -19,6 +19,7 @@ use crate::way::{DirectReason, OpenError, Upstream, UpstreamStream, Way};
 /// What a session wants.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
+    pub(crate) client: SocketAddr,
     pub(crate) destination: SocketAddr,
     pub(crate) protocol: Protocol,
     pub(crate) session: SessionId,
@@ -142,7 +143,8 @@ impl Setup<'_> {
 
     fn offer(&mut self, mut path: Path) -> Result<(), NotRelayed> {
         self.hands = Hands::default();
-        let message = Message::Open(Open {
+        let client = Message::Client(Client { address: self.wanted.client });
+        let open = Message::Open(Open {
             ticket: self.shared.core().ticket(now()).map_err(NotRelayed::Direct)?,
             session: self.wanted.session,
             lease: path.lease.id(),
@@ -156,7 +158,8 @@ impl Setup<'_> {
         let opening_max = self.shared.timing().opening_max;
         self.offers.spawn(async move {
             let first = timeout(opening_max, async {
-                path.link.send(&message).await?;
+                path.link.send(&client).await?;
+                path.link.send(&open).await?;
                 next_word(&mut path.link).await
             });
             let word = first.await.unwrap_or(Err(ProxyError::Silent));

@@ -26,7 +26,11 @@ fn start(settings: Settings) -> Relay {
 }
 
 async fn open(relay: &Relay, destination: SocketAddr) -> Result<Upstream, OpenError> {
-    relay.open(destination, Protocol::Smtp, SessionId([7; 16])).await
+    relay.open(client(), destination, Protocol::Smtp, SessionId([7; 16])).await
+}
+
+fn client() -> SocketAddr {
+    "192.168.1.20:50000".parse().unwrap()
 }
 
 /// Waits on a state, not on time.
@@ -109,7 +113,8 @@ async fn a_session_over_a_warm_link_costs_open_and_opened_only() {
     let mut upstream = open(&relay, nowhere()).await.unwrap();
     assert_eq!(proxy_of(&upstream), lab.proxies[0].address);
     let log = lab.proxies[0].log();
-    assert_eq!(log.messages_of_last_open, 1, "nothing but Open on a connection made before");
+    assert_eq!(log.messages_of_last_open, 2, "only Client and Open, on a connection made before");
+    assert_eq!(log.clients, [client()]);
     assert_eq!(log.opens[0].destination, nowhere());
     assert_eq!(log.opens[0].session, SessionId([7; 16]));
     upstream.stream.write_all(b"EHLO").await.unwrap();

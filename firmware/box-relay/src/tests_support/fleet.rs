@@ -128,6 +128,8 @@ pub(crate) struct Log {
     /// The `exclude` of each `Assign`.
     pub(crate) assigns: Vec<Vec<SocketAddr>>,
     pub(crate) byes: Vec<Bye>,
+    /// The `address` of each `Client`.
+    pub(crate) clients: Vec<SocketAddr>,
     pub(crate) opens: Vec<Open>,
     pub(crate) hellos: usize,
     /// What a box must not do: it fails the test.
@@ -265,6 +267,9 @@ impl Connection {
                     }
                 }
                 Message::Bye(bye) if admitted => self.state.lock().unwrap().log.byes.push(bye),
+                Message::Client(client) => {
+                    self.state.lock().unwrap().log.clients.push(client.address);
+                }
                 Message::Open(open) => {
                     {
                         let mut state = self.state.lock().unwrap();
