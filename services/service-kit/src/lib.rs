@@ -5,7 +5,8 @@
 //! certificates from files ([`files`]), the command line ([`args`]), what a server wants of its host
 //! ([`host`]), what systemd is told of it ([`notify`]), counters and their export ([`metrics`]), the
 //! status port ([`http`]), the operator's socket ([`control`]), the list of void tickets
-//! ([`revocations`]), and what every `main` does with these ([`program`]). Must not depend on any of the
+//! ([`revocations`]), files that survive a restart ([`state`]), and what every `main` does with these
+//! ([`program`]). Must not depend on any of the
 //! services. Entry: [`program::run`], [`serve`], [`http::Status`].
 #![forbid(unsafe_code)]
 
@@ -21,6 +22,7 @@ mod newcomers;
 pub mod notify;
 pub mod program;
 pub mod revocations;
+pub mod state;
 
 pub use drain::{Drain, DrainTrigger};
 pub use files::{FileError, Tls};
