@@ -203,13 +203,14 @@ async fn write_site(
     let mut text = format!(
         "listen = \"127.0.0.1:0\"\nfleet_ca = {:?}\ncertificate = {:?}\nkey = {:?}\n\
          ticket_key = {:?}\nproxy_address = {:?}\nconnections_max = {connections_max}\n\
-         control = {:?}\n[public]\n",
+         control = {:?}\nstate_directory = {:?}\n[public]\n",
         file("ca.pem", &ca.certificate_pem()),
         file("a.crt", &certificate),
         file("a.key", key.expose()),
         file("ticket.pub", &signer.verifier().to_pem()),
         list.join(", "),
         directory.join("control"),
+        directory.join("state"),
     );
     for (n, local) in locals.iter().enumerate() {
         let _ = writeln!(text, "\"{local}\" = \"203.0.113.{}\"", n + 1);

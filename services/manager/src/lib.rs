@@ -10,6 +10,7 @@
 pub mod args;
 mod boxes;
 pub mod counters;
+mod drains;
 pub mod fleet;
 pub mod health;
 pub mod history;
@@ -143,12 +144,15 @@ impl Manager {
             Instant::now().into_std(),
         );
         fleet.set_slow_start(settings.slow_start);
+        drains::restore(&settings.state_directory, &mut fleet);
+        let kept = settings.state_directory.join(revocations::STATE_FILE);
+        let revoked = Revoked::kept(&kept, &settings.tickets, clock());
         let recover = settings.poll_interval * settings.health.recover_polls;
         let shared = Arc::new(Shared {
             fleet: Mutex::new(fleet),
             history: Mutex::default(),
             tickets: settings.tickets,
-            revoked: Arc::default(),
+            revoked: Arc::new(revoked),
             clock,
             timing: settings.timing,
             retry_after_ms: u32::try_from(recover.as_millis()).unwrap_or(u32::MAX),
@@ -201,6 +205,7 @@ impl Manager {
                 tls: settings.tls.client.clone(),
                 verifier: settings.tickets,
                 clock: shared.clock,
+                kept: Some(settings.state_directory.join(revocations::STATE_FILE)),
             };
             let interval = settings.revocation_interval;
             background.spawn(revocations::follow(

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::poll::Watch;
 use crate::table::parse_address;
-use crate::{Settings, Shared};
+use crate::{Settings, Shared, drains};
 
 /// A line to the control socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,9 +191,10 @@ impl Desk {
             return Err(format!("{what} is no proxy of this manager"));
         }
         info!(what, "drained: not named from now on");
+        let kept = self.keep_drains();
         self.shared.look_for_emptied();
         if !wait {
-            return Ok(format!("{what} is not named from now on"));
+            return Ok(format!("{what} is not named from now on{kept}"));
         }
         let mut last = None;
         loop {
@@ -205,7 +206,7 @@ impl Desk {
                 return Err(format!("{what} was undrained meanwhile"));
             }
             if left.is_nothing() {
-                return Ok(format!("{what} is drained, and nothing is left on it"));
+                return Ok(format!("{what} is drained, and nothing is left on it{kept}"));
             }
             if last.replace(left) != Some(left) {
                 let (sessions, leases) = (left.sessions, left.leases);
@@ -226,6 +227,23 @@ impl Desk {
             return Err(format!("{what} is no proxy of this manager"));
         }
         info!(what, "undrained: may be named again");
-        Ok(format!("{what} may be named again"))
+        let kept = self.keep_drains();
+        Ok(format!("{what} may be named again{kept}"))
+    }
+
+    /// Has the drains survive a restart. Where that fails, the answer and the log say so.
+    fn keep_drains(&self) -> String {
+        let directory = {
+            let in_force = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+            in_force.state_directory.clone()
+        };
+        match drains::keep(&directory, &self.shared.fleet()) {
+            Ok(()) => String::new(),
+            Err(error) => {
+                let error = telemetry::chain(&error);
+                warn!(error, "a restart will not know what is drained");
+                format!(" (until a restart: {error})")
+            }
+        }
     }
 }

@@ -22,10 +22,8 @@ pub const RECOVER_POLLS: u32 = 3;
 pub const DEFAULT_PATH: &str = "/etc/avr/manager.toml";
 /// Where the operator's commands find a manager that runs.
 pub const CONTROL_PATH: &str = "/run/avr-manager/control";
-/// Most authers that are asked.
-const AUTHERS_MAX: usize = 16;
-/// Longest time between two questions to them, in seconds.
-const REVOCATION_S_MAX: u64 = 24 * 60 * 60;
+/// Where the state is kept by default.
+pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/avr-manager";
 /// Longest slow start, in seconds.
 const SLOW_START_S_MAX: u64 = 60 * 60;
 
@@ -73,6 +71,10 @@ struct File {
     /// The socket of `avr-manager drain` and `reload`. Default [`CONTROL_PATH`].
     #[serde(default = "control")]
     control: PathBuf,
+    /// Folder for what survives a restart: drains, and the last list of void tickets; made with mode
+    /// 0700. Default [`DEFAULT_STATE_DIRECTORY`].
+    #[serde(default = "state_directory")]
+    state_directory: PathBuf,
     /// Authers that are asked which tickets are void before their time, in this order, as in
     /// `["10.0.0.9:4650"]`. Default none: then a suspension takes effect with the end of the ticket.
     #[serde(default)]
@@ -97,6 +99,10 @@ fn revocation_seconds() -> u64 {
 
 fn control() -> PathBuf {
     PathBuf::from(CONTROL_PATH)
+}
+
+fn state_directory() -> PathBuf {
+    PathBuf::from(DEFAULT_STATE_DIRECTORY)
 }
 
 fn load_average_max() -> f64 {
@@ -132,6 +138,7 @@ pub struct Settings {
     pub slow_start: Duration,
     pub auther: Vec<SocketAddr>,
     pub revocation_interval: Duration,
+    pub state_directory: PathBuf,
     /// `None` only in tests.
     pub control: Option<PathBuf>,
     pub status: Option<StatusSettings>,
@@ -177,20 +184,8 @@ impl Settings {
                 "write 1 or more instead",
             ));
         }
-        if file.auther.len() > AUTHERS_MAX {
-            return Err(document.invalid(
-                "auther",
-                format!("`auther` has more than {AUTHERS_MAX} addresses"),
-                "write those of this site and of a few others instead",
-            ));
-        }
-        if !(1..=REVOCATION_S_MAX).contains(&file.revocation_seconds) {
-            return Err(document.invalid(
-                "revocation_seconds",
-                format!("`revocation_seconds`: {} s is no sensible time", file.revocation_seconds),
-                format!("write a whole number from 1 to {REVOCATION_S_MAX} instead"),
-            ));
-        }
+        let revocation_interval =
+            revocations::check_settings(document, &file.auther, file.revocation_seconds)?;
         if file.slow_start_seconds > SLOW_START_S_MAX {
             return Err(document.invalid(
                 "slow_start_seconds",
@@ -212,7 +207,8 @@ impl Settings {
             drain_max: Duration::from_secs(5),
             slow_start: Duration::from_secs(file.slow_start_seconds),
             auther: file.auther,
-            revocation_interval: Duration::from_secs(file.revocation_seconds),
+            revocation_interval,
+            state_directory: file.state_directory,
             control: Some(file.control),
             status: file.status.map(|status| status.check(document)).transpose()?,
             path: Some(document.path().to_owned()),
@@ -235,6 +231,7 @@ impl Settings {
             ("auther", self.auther != before.auther),
             ("revocation_seconds", self.revocation_interval != before.revocation_interval),
             ("control", self.control != before.control),
+            ("state_directory", self.state_directory != before.state_directory),
             ("status", status(self) != status(before)),
         ]
         .into_iter()
@@ -318,7 +315,7 @@ mod tests {
              write a number above 0 instead, as in 8.0"
         );
         assert!(error("load_average_max = nan\n").contains("NaN is no load average"));
-        let many = vec!["\"10.0.0.9:4650\""; AUTHERS_MAX + 1].join(",");
+        let many = vec!["\"10.0.0.9:4650\""; revocations::AUTHERS_MAX + 1].join(",");
         let many = error(&format!("auther = [{many}]\n"));
         assert!(many.starts_with("manager.toml:7: `auther` has more than 16 addresses"), "{many}");
         let never = error("revocation_seconds = 0\n");

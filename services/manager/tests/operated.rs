@@ -168,6 +168,37 @@ async fn who_connects_while_a_manager_starts_waits_for_its_first_polls() {
     }
 }
 
+#[tokio::test]
+async fn drains_survive_a_restart_until_they_are_undone() {
+    let lab = Lab::new(2).await;
+    let proxy = Some(lab.proxies[0].local.to_string());
+    lab.tell(drain(proxy.as_deref(), false)).await.unwrap();
+    let named_first = async |lab: &Lab| named(&lab.admitted().await.ask(&[]).await);
+    assert_eq!(named_first(&lab).await, [public(1)]);
+    let lab = lab.restart(|_| {}).await;
+    assert_eq!(named_first(&lab).await, [public(1)]);
+
+    lab.tell(drain(None, false)).await.unwrap();
+    let lab = lab.restart(|_| {}).await;
+    assert!(named_first(&lab).await.is_empty());
+    assert!(lab.page("/readyz").await.contains("the site is drained"));
+
+    lab.tell(Request::Undrain { proxy: None }).await.unwrap();
+    assert!(!lab.directory.path().join("state/drains.json").exists());
+    let lab = lab.restart(|_| {}).await;
+    assert_eq!(named_first(&lab).await.len(), 2);
+
+    // What cannot be read drains nothing; what cannot be written is said.
+    std::fs::write(lab.directory.path().join("state/drains.json"), "rubbish").unwrap();
+    let lab = lab.restart(|_| {}).await;
+    assert_eq!(named_first(&lab).await.len(), 2);
+    std::fs::remove_dir_all(lab.directory.path().join("state")).unwrap();
+    std::fs::write(lab.directory.path().join("state"), "in the way").unwrap();
+    let done = lab.tell(drain(None, false)).await.unwrap();
+    let Some(Reply::Done { what }) = done.last() else { panic!("{done:?}") };
+    assert!(what.starts_with("the site is not named from now on (until a restart: "), "{what}");
+}
+
 /// An auther that answers every question with this list.
 async fn play_auther(fleet: &Fleet, entries: Vec<Revocation>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -214,4 +245,9 @@ async fn a_revoked_ticket_is_refused_also_on_a_connection_that_was_admitted() {
     let metrics = lab.page("/metrics").await;
     assert!(metrics.contains("avr_manager_refusals_total{reason=\"suspended\"} 1\n"), "{metrics}");
     assert!(metrics.contains("avr_manager_revoked 1\n"), "{metrics}");
+    // Behind a restart too, though nobody is asked any more; and from the first answer on.
+    let lab = lab.restart(|settings| settings.auther.clear()).await;
+    let link = lab.link(&suspended).await;
+    let mut one = lab::PlayedBox { link, ticket: lab.fleet.ticket(suspended.fingerprint(), now_s) };
+    assert!(matches!(one.ask(&[]).await, Message::Denied(_)));
 }

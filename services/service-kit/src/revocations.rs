@@ -2,34 +2,80 @@
 //!
 //! A server without a list, or with one that grows old because no auther answers, goes on: then a
 //! suspension takes effect with the end of the ticket, as it would without any list. So
-//! [`Revoked::revoked`] never waits, and [`Revoked::age_s`] is for the metrics.
+//! [`Revoked::revoked`] never waits, and [`Revoked::age_s`] is for the metrics. The last list survives
+//! a restart in a file, as the auther signed it, so that a server that comes back while no auther does
+//! still knows it.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use config::{ConfigError, Document};
 use link::LinkError;
 use rustls::ClientConfig;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
+use wire::frame::{Decoder, encode};
 use wire::identity::Role;
-use wire::revocation::{RevocationError, RevocationPart, Revocations, RevokedReason};
+use wire::revocation::{
+    REVOCATION_LIFE_S, RevocationError, RevocationPart, Revocations, RevokedReason,
+    SignedRevocations,
+};
 use wire::ticket::{CLOCK_SKEW_S, Ticket, TicketVerifier};
 use wire::{Fetch, Message};
 
-use crate::Drain;
 use crate::host::WallClock;
+use crate::{Drain, state};
 
 /// Between two questions: how much later than on the auther a suspension takes effect here.
 pub const FETCH_INTERVAL: Duration = Duration::from_secs(60);
 /// For one auther to be reached and to send the whole list.
 pub const FETCH_TIME_MAX: Duration = Duration::from_secs(20);
 
+/// Most authers that a server asks.
+pub const AUTHERS_MAX: usize = 16;
+/// Longest time between two questions that a setting may ask for, in seconds.
+pub const FETCH_INTERVAL_S_MAX: u64 = 24 * 60 * 60;
+/// Name of the list's file in a server's state directory.
+pub const STATE_FILE: &str = "revocations";
+
+/// Checks the settings `auther` and `revocation_seconds`, which every server that asks has.
+///
+/// # Errors
+/// There are too many authers, or the time is none.
+pub fn check_settings(
+    document: &Document,
+    authers: &[SocketAddr],
+    revocation_seconds: u64,
+) -> Result<Duration, ConfigError> {
+    if authers.len() > AUTHERS_MAX {
+        return Err(document.invalid(
+            "auther",
+            format!("`auther` has more than {AUTHERS_MAX} addresses"),
+            "write those of this site and of a few others instead",
+        ));
+    }
+    if !(1..=FETCH_INTERVAL_S_MAX).contains(&revocation_seconds) {
+        return Err(document.invalid(
+            "revocation_seconds",
+            format!("`revocation_seconds`: {revocation_seconds} s is no sensible time"),
+            format!("write a whole number from 1 to {FETCH_INTERVAL_S_MAX} instead"),
+        ));
+    }
+    Ok(Duration::from_secs(revocation_seconds))
+}
+
 /// What an auther had to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {
     /// This list, instead of the one that there was.
-    List(Revocations),
+    List {
+        /// To be looked up in.
+        list: Revocations,
+        /// The same as the auther signed it, to be kept.
+        signed: Vec<SignedRevocations>,
+    },
     /// The list that there was is still right.
     Unchanged {
         /// When that was so, in seconds since 1970.
@@ -120,6 +166,7 @@ async fn converse(
     link.send(&Message::Fetch(Fetch { after })).await.map_err(broken)?;
     // The first part says how many there are; `wire` has bounded that.
     let mut parts: Vec<RevocationPart> = Vec::new();
+    let mut all_signed = Vec::new();
     loop {
         let signed = match link.recv().await.map_err(broken)? {
             Message::Revocations(signed) => signed,
@@ -141,13 +188,14 @@ async fn converse(
         }
         let count = usize::from(part.parts);
         parts.push(part);
+        all_signed.push(signed);
         if parts.len() >= count {
             break;
         }
     }
     let list =
         Revocations::join(parts).map_err(|source| FetchError::Revocations { auther, source })?;
-    Ok(Fetched::List(list))
+    Ok(Fetched::List { list, signed: all_signed })
 }
 
 /// The newest list known here. Shared by whoever checks tickets.
@@ -161,6 +209,21 @@ impl Revoked {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// With the list that [`keep`] wrote, where there is one that still says something. What cannot be
+    /// used is in the log, and nothing is revoked until an auther says so.
+    #[must_use]
+    pub fn kept(path: &Path, verifier: &TicketVerifier, now_s: u64) -> Self {
+        let list = read(path, verifier, now_s).unwrap_or_else(|error| {
+            let error = telemetry::chain(&error);
+            warn!(error, file = %path.display(), "the list of revocations is not used");
+            Revocations::none()
+        });
+        // Every ticket that an older one voids has run out by itself. And a registry that was set
+        // back, whose lists have lower numbers, is believed again after that time.
+        let says_nothing = now_s.saturating_sub(list.made_s()) > REVOCATION_LIFE_S;
+        Self { list: RwLock::new(if says_nothing { Revocations::none() } else { list }) }
     }
 
     /// Why `ticket`, which was verified before, is void all the same.
@@ -192,7 +255,7 @@ impl Revoked {
     pub fn take(&self, fetched: Fetched) {
         let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
         match fetched {
-            Fetched::List(newer) => *list = newer,
+            Fetched::List { list: newer, .. } => *list = newer,
             Fetched::Unchanged { made_s } => list.confirm(made_s),
         }
     }
@@ -200,6 +263,43 @@ impl Revoked {
     fn read<T>(&self, look: impl FnOnce(&Revocations) -> T) -> T {
         look(&self.list.read().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// A kept list that cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum KeptError {
+    #[error(transparent)]
+    State(#[from] state::StateError),
+    #[error("the file holds something else than a list")]
+    Form,
+    #[error("the kept list cannot be used")]
+    Revocations(#[from] RevocationError),
+}
+
+/// The kept list; none where there is no file.
+fn read(path: &Path, verifier: &TicketVerifier, now_s: u64) -> Result<Revocations, KeptError> {
+    let Some(bytes) = state::read(path)? else { return Ok(Revocations::none()) };
+    let mut bytes = bytes.as_slice().into();
+    let mut decoder = Decoder::new();
+    let mut parts = Vec::new();
+    while let Some(message) = decoder.decode(&mut bytes).map_err(|_| KeptError::Form)? {
+        let Message::Revocations(signed) = message else { return Err(KeptError::Form) };
+        parts.push(verifier.verify_revocations(&signed, now_s)?);
+    }
+    if !bytes.is_empty() {
+        return Err(KeptError::Form);
+    }
+    Ok(Revocations::join(parts)?)
+}
+
+/// Writes a list for [`Revoked::kept`]: the frames as they came.
+fn keep(path: &Path, signed: &[SignedRevocations]) -> Result<(), state::StateError> {
+    let mut bytes = Default::default();
+    for part in signed {
+        // What came in a frame fits one.
+        let _ = encode(&Message::Revocations(part.clone()), &mut bytes);
+    }
+    state::write(path, &bytes)
 }
 
 /// Whom to ask, and as whom.
@@ -213,6 +313,8 @@ pub struct Authers {
     pub verifier: TicketVerifier,
     /// The wall clock.
     pub clock: WallClock,
+    /// Where the list is kept; `None`: nowhere.
+    pub kept: Option<PathBuf>,
 }
 
 /// Keeps `revoked` up to date: asks the authers, one after the other until one answers, at once and
@@ -242,6 +344,13 @@ async fn ask_all(revoked: &Revoked, authers: &Authers) -> bool {
         let Authers { tls, verifier, clock, .. } = authers;
         match fetch(address, tls.clone(), verifier, before, *clock).await {
             Ok(fetched) => {
+                if let (Fetched::List { list, signed }, Some(path)) = (&fetched, &authers.kept)
+                    && list.number() != before
+                    && let Err(error) = keep(path, signed)
+                {
+                    let error = telemetry::chain(&error);
+                    warn!(error, "the list of revocations will not survive a restart");
+                }
                 revoked.take(fetched);
                 let number = revoked.number();
                 if number != before {

@@ -129,7 +129,8 @@ impl Site {
             let settings = proxy_settings(fleet, public, &state, self.scanners.len());
             proxy.start(fleet, &settings)?;
         }
-        self.manager.start(fleet, &manager_settings(fleet, public))?;
+        let state = self.registry.with_file_name(format!("{}-state", self.manager.name()));
+        self.manager.start(fleet, &manager_settings(fleet, public, &state))?;
         self.wait_serving()
     }
 
@@ -402,11 +403,11 @@ fn is_named(log: &str, proxy: IpAddr) -> bool {
     last.is_some_and(|line| line.contains("is named from now on"))
 }
 
-fn manager_settings(fleet: &Fleet, public: Ipv4Addr) -> String {
+fn manager_settings(fleet: &Fleet, public: Ipv4Addr, state: &Path) -> String {
     let table = PROXIES.map(|proxy| proxy.to_string()).join(", ");
     let mut settings = format!(
-        "ticket_key = \"{}\"\nproxy_address = \"{table}\"\npoll_interval_ms = 500\n\
-         poll_timeout_ms = 500\nload_average_max = 64.0\n[public]\n",
+        "ticket_key = \"{}\"\nstate_directory = {state:?}\nproxy_address = \"{table}\"\n\
+         poll_interval_ms = 500\npoll_timeout_ms = 500\nload_average_max = 64.0\n[public]\n",
         fleet.file("ticket.pub")
     );
     for (proxy, port) in PROXIES.iter().zip(PROXY_PUBLIC_PORTS) {

@@ -228,14 +228,14 @@ async fn a_suspension_voids_the_ticket_that_is_out() {
     scene.add(NOW_S).await;
     let key = DeviceKey::generate().unwrap();
     let ticket = scene.ticket(&key).await;
-    let Fetched::List(list) = scene.fetch(0).await else { panic!("no list") };
+    let Fetched::List { list, .. } = scene.fetch(0).await else { panic!("no list") };
     assert_eq!(list.revoked(&ticket), None);
     assert_eq!(scene.fetch(list.number()).await, Fetched::Unchanged { made_s: NOW_S });
     scene.change(MAC, Command::Suspend, NOW_S).await;
-    let Fetched::List(list) = scene.fetch(list.number()).await else { panic!("no list") };
+    let Fetched::List { list, .. } = scene.fetch(list.number()).await else { panic!("no list") };
     assert_eq!(list.revoked(&ticket), Some(RevokedReason::Suspended));
     scene.change(MAC, Command::Resume, NOW_S).await;
-    let Fetched::List(list) = scene.fetch(list.number()).await else { panic!("no list") };
+    let Fetched::List { list, .. } = scene.fetch(list.number()).await else { panic!("no list") };
     assert!(list.is_empty());
     scene.drain().await;
     assert_eq!(scene.count(|counters| &counters.lists_sent), 4);
@@ -256,7 +256,7 @@ async fn a_long_list_comes_in_parts() {
     let actor = Actor::token("ops");
     let changes = Changes { actor, now_s: NOW_S, commands, mode: Mode::Commit };
     scene.registry.apply(changes).await.unwrap();
-    let Fetched::List(list) = scene.fetch(0).await else { panic!("no list") };
+    let Fetched::List { list, .. } = scene.fetch(0).await else { panic!("no list") };
     assert_eq!(list.len(), count);
 }
 

@@ -85,6 +85,12 @@ impl Fleet {
         }
     }
 
+    /// The proxies that are drained one by one, by their local addresses, to be drained again after a
+    /// restart.
+    pub fn drained(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.proxies.iter().flatten().filter(|state| state.drained).map(|state| state.local)
+    }
+
     /// Whether no proxy is named because the site is drained.
     #[must_use]
     pub fn is_drained(&self) -> bool {

@@ -163,6 +163,25 @@ impl Lab {
         let mut settings = Settings::load(&lab).unwrap();
         settings.drain_max = PATIENCE;
         change(&mut settings);
+        Self::run(fleet, directory, proxies, settings).await
+    }
+
+    /// The same manager again, when it has come to its end.
+    pub(crate) async fn restart(self, change: impl FnOnce(&mut Settings)) -> Self {
+        let Self { fleet, directory, proxies, trigger, task, .. } = self;
+        trigger.drain();
+        tokio::time::timeout(PATIENCE, task).await.expect("the drain hangs").unwrap();
+        let mut settings = Settings::load(&directory.path().join("manager.toml")).unwrap();
+        change(&mut settings);
+        Self::run(fleet, directory, proxies, settings).await
+    }
+
+    async fn run(
+        fleet: Fleet,
+        directory: TempDir,
+        proxies: Vec<PlayedProxy>,
+        settings: Settings,
+    ) -> Self {
         let manager = Manager::bind(settings, host::unix_now_s).await.unwrap();
         let address = manager.address().unwrap();
         let status = manager.status_address().unwrap().unwrap();
@@ -184,6 +203,7 @@ impl Lab {
              key = \"DIR/a.key\"\nticket_key = \"DIR/ticket.pub\"\nproxy_address = \"{}\"\n\
              selection = \"least-load\"\npoll_interval_ms = 5\npoll_timeout_ms = 500\n\
              slow_start_seconds = 0\nrevocation_seconds = 1\nconnections_max = 64\ncontrol = \"DIR/run/control\"\n\
+             state_directory = \"DIR/state\"\n\
              [status]\nlisten = \"127.0.0.1:0\"\n[public]\n",
             locals.join(", ")
         );

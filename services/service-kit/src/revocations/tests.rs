@@ -35,6 +35,7 @@ impl Scene {
             tls,
             verifier: signer.verifier(),
             clock: || NOW_S,
+            kept: None,
         };
         let acceptor = Acceptor::new(server, FleetRoots::from_pem(&ca_pem).unwrap());
         Self { signer, acceptor, listener, authers }
@@ -55,7 +56,7 @@ impl Scene {
     }
 
     async fn fetch(&self, after: u64, parts: &[RevocationPart]) -> Result<Fetched, FetchError> {
-        let Authers { addresses, tls, verifier, clock } = &self.authers;
+        let Authers { addresses, tls, verifier, clock, .. } = &self.authers;
         let fetched = fetch(addresses[0], tls.clone(), verifier, after, *clock);
         let (fetched, asked) = tokio::join!(fetched, self.answer(parts));
         assert_eq!(asked, after);
@@ -77,7 +78,7 @@ async fn a_list_comes_whole_or_not_at_all() {
     let scene = Scene::new().await;
     let parts = list(7, 2);
     assert_eq!(parts.len(), 2);
-    let Ok(Fetched::List(fetched)) = scene.fetch(0, &parts).await else { panic!() };
+    let Ok(Fetched::List { list: fetched, .. }) = scene.fetch(0, &parts).await else { panic!() };
     assert_eq!((fetched.number(), fetched.len()), (7, 2));
     let error = scene.fetch(0, &parts[..1]).await.unwrap_err();
     assert!(matches!(&error, FetchError::Link { source, .. } if source.is_closed()), "{error}");
@@ -123,4 +124,38 @@ async fn what_is_revoked_follows_the_auther() {
     assert_eq!(revoked.age_s(NOW_S + 30), Some(30));
     trigger.drain();
     following.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_list_survives_a_restart_as_long_as_it_says_something() {
+    let mut scene = Scene::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state/revocations");
+    scene.authers.kept = Some(path.clone());
+    let (trigger, drain) = crate::DrainTrigger::new();
+    let revoked = Arc::new(Revoked::kept(&path, &scene.authers.verifier, NOW_S));
+    assert_eq!(revoked.number(), 0, "there is no file yet");
+    let following = tokio::spawn(follow(revoked, scene.authers.clone(), Duration::ZERO, drain));
+    assert_eq!(scene.answer(&list(5, 2)).await, 0);
+    // The second question comes when the first answer has been taken.
+    assert_eq!(scene.answer(&[RevocationPart::unchanged(5, NOW_S + 60)]).await, 5);
+    trigger.drain();
+    following.await.unwrap();
+
+    let again = |now_s| Revoked::kept(&path, &scene.authers.verifier, now_s);
+    let ticket = Ticket::new(MAC, KEY, NOW_S, 1);
+    assert_eq!(again(NOW_S).revoked(&ticket), Some(RevokedReason::Suspended));
+    assert_eq!((again(NOW_S).number(), again(NOW_S).count()), (5, 2));
+    assert_eq!(again(NOW_S + REVOCATION_LIFE_S).number(), 5);
+    assert_eq!(again(NOW_S + REVOCATION_LIFE_S + 1).number(), 0);
+    // Another fleet's, a torn one, and rubbish.
+    let other = TicketSigner::generate().unwrap().verifier();
+    assert_eq!(Revoked::kept(&path, &other, NOW_S).number(), 0);
+    let whole = std::fs::read(&path).unwrap();
+    for bytes in [&whole[..whole.len() - 1], b"rubbish", b""] {
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(again(NOW_S).number(), 0);
+    }
+    std::fs::write(&path, whole).unwrap();
+    assert_eq!(again(NOW_S).number(), 5);
 }

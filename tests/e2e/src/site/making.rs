@@ -87,8 +87,11 @@ impl Site {
     }
 }
 
-/// What no real site has: destinations that are no real networks, and a machine that is many.
+/// What no real site has: destinations that are no real networks, and a machine that is many, so that
+/// what each keeps must not be in one place.
 fn fit_to_lab(server: &Server) -> Result<()> {
+    let path: PathBuf = server.installed_file(&format!("{}.toml", server.role()));
+    let state = path.with_extension("state");
     let (behind, lines) = match server.role() {
         "proxy" => (
             "own_addresses = ",
@@ -96,11 +99,13 @@ fn fit_to_lab(server: &Server) -> Result<()> {
         ),
         "manager" => (
             "proxy_address = ",
-            "load_average_max = 64.0\npoll_interval_ms = 500\npoll_timeout_ms = 500\n".to_owned(),
+            format!(
+                "load_average_max = 64.0\npoll_interval_ms = 500\npoll_timeout_ms = 500\n\
+                 state_directory = {state:?}\n"
+            ),
         ),
         _ => return Ok(()),
     };
-    let path: PathBuf = server.installed_file(&format!("{}.toml", server.role()));
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let mut fitted = String::new();
     for line in text.lines() {

@@ -53,7 +53,7 @@ async fn the_second_site_goes_on_admitting_when_the_primary_is_lost() {
     assert_eq!(second.denied_as(mac(1), &keys[0]).await, DeniedReason::OtherKey);
     // A key cannot be bound; the box is told to ask another auther, or later.
     assert_eq!(second.denied_as(mac(2), &keys[2]).await, DeniedReason::Unavailable);
-    let Fetched::List(list) = second.fetch(0).await else { panic!("no list") };
+    let Fetched::List { list, .. } = second.fetch(0).await else { panic!("no list") };
     assert_eq!(list.revoked(&suspended), Some(RevokedReason::Suspended));
     let commands = vec![(mac(1), Command::Suspend)];
     let actor = Actor::token("ops");
