@@ -21,6 +21,17 @@ pub struct Args {
 pub enum Verb {
     #[command(flatten)]
     Common(Command),
+    /// Take no new sessions; what runs goes on, and boxes go elsewhere. Lasts until it is undone, also
+    /// behind a restart.
+    Drain {
+        /// Return when the last session has ended.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Take sessions again.
+    Undrain,
+    /// Say whether it takes sessions, and how many it carries.
+    Status,
     /// Say what happened to a mail, and why. Works without the daemon.
     Trace(TraceArgs),
     /// List, show, hand out and delete the sealed copies of refused mail. Works without the daemon.

@@ -14,8 +14,8 @@ use tracing::{debug, error, info, warn};
 use wire::ticket::{KeyFingerprint, Ticket};
 use wire::{Denied, Message, Open, Opened, Refused, RefusedReason};
 
-use crate::Shared;
 use crate::registry::{Place, network_of};
+use crate::Shared;
 use service_kit::listener::count;
 
 /// Links that one network (an IPv4 address, an IPv6 /64) may keep warm.
@@ -143,11 +143,16 @@ impl Conversation<'_> {
     async fn receive_open(&mut self) -> Result<Option<Open>, BoxError> {
         let start = Instant::now();
         let mut warm = None;
+        let closing = self.shared.gate.closing();
+        tokio::pin!(closing);
         loop {
             let Timing { open_max, warm_max, .. } = self.shared.timing;
             let deadline = start + if warm.is_some() { warm_max } else { open_max };
             let message = tokio::select! {
                 () = self.drain.started() => return Ok(None),
+                // A warm connection is of no use any more. Who connects later, with an assignment
+                // from before, is told so in words.
+                () = &mut closing => return Ok(None),
                 () = sleep_until(deadline) => {
                     if warm.is_some() {
                         return Ok(None);
@@ -164,7 +169,8 @@ impl Conversation<'_> {
             };
             match message {
                 Message::Open(open) => return Ok(Some(open)),
-                Message::Pong(_) => {}
+                // Nobody is told of it here.
+                Message::Client(_) | Message::Pong(_) => {}
                 other => return Err(BoxError::Unexpected(other.name())),
             }
         }
@@ -203,13 +209,18 @@ impl Conversation<'_> {
         let peer = self.link.peer_address();
         let session = open.session;
         let now_s = (self.shared.clock)();
-        let ticket =
-            self.shared.tickets.verify(&open.ticket, now_s, &self.key).map_err(|error| {
-                let reason = error.denied_reason();
-                counters.refused(reason);
-                warn!(%peer, key = %self.key, %session, %error, step = "open", "denied");
-                Message::Denied(Denied { reason })
-            })?;
+        let verified = self.shared.tickets.verify(&open.ticket, now_s, &self.key);
+        let checked = verified
+            .map_err(|error| (error.denied_reason(), error.to_string()))
+            .and_then(|ticket| match self.shared.revoked.revoked(&ticket) {
+                Some(why) => Err((why.denied_reason(), format!("revoked: {why}"))),
+                None => Ok(ticket),
+            });
+        let ticket = checked.map_err(|(reason, error)| {
+            counters.refused(reason);
+            warn!(%peer, key = %self.key, %session, error, step = "open", "denied");
+            Message::Denied(Denied { reason })
+        })?;
         let mac = ticket.mac;
         let refused = |counter, reason: RefusedReason| {
             count(counter);
@@ -218,9 +229,6 @@ impl Conversation<'_> {
         };
         if open.hops_left == 0 {
             return Err(refused(&counters.loops, RefusedReason::Loop));
-        }
-        if self.drain.is_draining() {
-            return Err(refused(&counters.draining, RefusedReason::Draining));
         }
         let destination = self.shared.policy.check(open.destination).map_err(|why| {
             count(&counters.forbidden);
@@ -233,6 +241,10 @@ impl Conversation<'_> {
             .sessions
             .take(self.key, sessions_max)
             .ok_or_else(|| refused(&counters.full, RefusedReason::Full))?;
+        // With its place taken: who drains sees the one or is seen by the other.
+        if self.drain.is_draining() || self.shared.gate.is_drained() {
+            return Err(refused(&counters.draining, RefusedReason::Draining));
+        }
         Ok(Admitted { ticket, destination, place })
     }
 

@@ -106,7 +106,11 @@ pub(crate) fn missing(shared: Arc<Shared>, drain: Drain) -> impl Fn() -> Vec<Str
         let (live, most) = (shared.sessions.taken(), shared.sessions.places_max());
         let full = (live >= most).then(|| format!("full: {live} sessions"));
         let draining = drain.is_draining().then(|| format!("draining: {live} sessions are left"));
-        full.into_iter().chain(draining).collect()
+        let drained = shared
+            .gate
+            .is_drained()
+            .then(|| format!("drained: {live} sessions are left; `avr-proxy undrain` ends that"));
+        full.into_iter().chain(draining).chain(drained).collect()
     }
 }
 
@@ -120,14 +124,23 @@ struct Now {
 impl Collector for Now {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let Self { shared, drain } = self;
+        let revoked = &shared.revoked;
+        let is_drained = drain.is_draining() || shared.gate.is_drained();
         let size = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
         for (name, help, value) in [
             ("sessions_live", "Sessions carried now", size(shared.sessions.taken())),
             ("sessions_max", "Sessions at most", size(shared.sessions.places_max())),
             ("warm", "Connections that boxes keep warm", size(shared.warm.taken())),
-            ("drained", "1 while it takes no new sessions", drain.is_draining().into()),
+            ("drained", "1 while it takes no new sessions", is_drained.into()),
+            ("revoked", "Tickets that are void before their time, by box", size(revoked.count())),
         ] {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
+        }
+        if let Some(age_s) = revoked.age_s((shared.clock)()) {
+            let help = "How long ago an auther vouched for the list of void tickets";
+            encoder
+                .encode_descriptor("revocations_age_seconds", help, None, MetricType::Gauge)?
+                .encode_gauge(&age_s)?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ pub mod args;
 mod boxes;
 pub mod counters;
 mod managers;
+pub mod operate;
 pub mod policy;
 pub mod registry;
 pub mod settings;
@@ -26,9 +27,11 @@ use std::time::Duration;
 use axum::Router;
 use link::Link;
 use records::Records;
+use service_kit::control::Control;
 use service_kit::host::{self, WallClock};
 use service_kit::http::{Pages, Status};
 use service_kit::listener::{self, BindError, count};
+use service_kit::revocations::{self, Authers, Revoked};
 use service_kit::{Drain, Limits, Served};
 use session::Carrier;
 use tokio::net::TcpListener;
@@ -38,6 +41,7 @@ use wire::identity::{Peer, Role};
 use wire::ticket::TicketVerifier;
 
 use counters::Counters;
+use operate::Gate;
 use policy::Policy;
 use registry::{Sessions, Warm};
 
@@ -51,6 +55,7 @@ pub const CONNECTIONS_BESIDE_SESSIONS_MAX: usize = 2 * WARM_MAX;
 pub struct Proxy {
     listener: TcpListener,
     status: Option<Status>,
+    control: Option<Control>,
     settings: Settings,
     shared: Arc<Shared>,
 }
@@ -59,6 +64,10 @@ pub struct Proxy {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) tickets: TicketVerifier,
+    /// Tickets that are void before their time.
+    pub(crate) revoked: Arc<Revoked>,
+    /// Whether the operator has it take new sessions.
+    pub(crate) gate: Gate,
     pub(crate) clock: WallClock,
     pub(crate) policy: Policy,
     pub(crate) carrier: Carrier,
@@ -100,15 +109,25 @@ impl Proxy {
         host::load_average_milli(&path)
             .map_err(|source| StartError::LoadAverage { path, source })?;
         let mut policy = settings.policy.clone();
-        policy
-            .own
-            .extend(own_addresses().map_err(StartError::OwnAddresses)?.map(policy::Network::from));
+        policy.own.extend(own_addresses().map_err(StartError::OwnAddresses)?.map(policy::Network::from));
         let listener = listener::bind(settings.listen).await?;
         let status = match settings.status.clone() {
             Some(status) => Some(Status::bind(status).await?),
             None => None,
         };
+        let control = settings.control.as_deref().and_then(|path| {
+            Control::bind(path)
+                .inspect_err(|error| {
+                    let error = telemetry::chain(error);
+                    warn!(error, "no control socket: `drain`, `undrain` and `status` do not work");
+                })
+                .ok()
+        });
         let records = settings.kept.open();
+        let state_directory = settings.kept.state_directory();
+        let kept = state_directory.join(revocations::STATE_FILE);
+        let revoked = Revoked::kept(&kept, &settings.tickets, clock());
+        let gate = Gate::restore(state_directory);
         let carrier = Carrier {
             vault: records.vault.clone(),
             journal: records.journal.clone(),
@@ -116,6 +135,8 @@ impl Proxy {
         };
         let shared = Arc::new(Shared {
             tickets: settings.tickets,
+            revoked: Arc::new(revoked),
+            gate,
             clock,
             policy,
             carrier,
@@ -127,7 +148,7 @@ impl Proxy {
             warm: Warm::new(WARM_MAX),
             counters: Arc::default(),
         });
-        Ok(Self { listener, status, settings, shared })
+        Ok(Self { listener, status, control, settings, shared })
     }
 
     /// Where it listens.
@@ -154,7 +175,7 @@ impl Proxy {
 
     /// Serves until the drain is over.
     pub async fn run(self, drain: Drain) -> Served {
-        let Self { listener, status, settings, shared } = self;
+        let Self { listener, status, control, settings, shared } = self;
         settings.tls.warn_if_open();
         for network in &settings.policy.test {
             warn!(
@@ -178,6 +199,24 @@ impl Proxy {
         // Ends with this function: dropping the set ends its task.
         let mut background = JoinSet::new();
         background.spawn(counters::report(shared.clone()));
+        if let Some(control) = control {
+            let (shared, drain) = (shared.clone(), drain.clone());
+            background.spawn(control.serve(move |request, replies| {
+                operate::answer(shared.clone(), drain.is_draining(), request, replies)
+            }));
+        }
+        if !settings.auther.is_empty() {
+            let authers = Authers {
+                addresses: settings.auther.clone(),
+                tls: settings.tls.client.clone(),
+                verifier: settings.tickets,
+                clock: shared.clock,
+                kept: Some(settings.kept.state_directory().join(revocations::STATE_FILE)),
+            };
+            let interval = settings.revocation_interval;
+            let revoked = shared.revoked.clone();
+            background.spawn(revocations::follow(revoked, authers, interval, drain.clone()));
+        }
         if let Some(status) = status {
             let registry = shared.counters.export(shared.clone(), drain.clone());
             let missing = Box::new(counters::missing(shared.clone(), drain.clone()));

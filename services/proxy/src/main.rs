@@ -6,11 +6,12 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use proxy::args::{Args, Verb};
+use proxy::operate::{Reply, Request};
 use proxy::settings::{self, Kept};
 use proxy::{Proxy, Settings};
 use records::{QuarantineVerb, TraceArgs, print_to_end};
 use service_kit::args::{Command, ConfigCommand};
-use service_kit::{host, program};
+use service_kit::{control, host, program};
 use tracing::info;
 
 fn main() -> ExitCode {
@@ -19,6 +20,9 @@ fn main() -> ExitCode {
     let result = match verb {
         Verb::Common(Command::Serve) => serve(&path),
         Verb::Common(Command::Config(ConfigCommand::Check)) => check(&path),
+        Verb::Drain { wait } => tell(&path, &Request::Drain { wait }),
+        Verb::Undrain => tell(&path, &Request::Undrain),
+        Verb::Status => tell(&path, &Request::Status),
         Verb::Trace(mail) => trace(&path, &mail),
         Verb::Quarantine(verb) => quarantine(&path, &verb),
         Verb::ScanWorker => scan::worker::run().map_err(anyhow::Error::from),
@@ -30,6 +34,25 @@ fn main() -> ExitCode {
 fn check(path: &Path) -> anyhow::Result<()> {
     let settings = Settings::load(path)?;
     println!("{}: good, at most {} sessions", path.display(), settings.sessions_max);
+    Ok(())
+}
+
+/// Tells the proxy that runs with this settings file, and shows what it answers.
+#[allow(clippy::print_stdout, reason = "the command line's answer")]
+fn tell(path: &Path, request: &Request) -> anyhow::Result<()> {
+    let mut answered = false;
+    control::ask(&settings::control_path(path)?, request, |reply: Reply| match reply {
+        Reply::Left { sessions } => println!("left: {sessions} sessions"),
+        Reply::Done { what } => {
+            answered = true;
+            println!("{what}");
+        }
+        Reply::Status(status) => {
+            answered = true;
+            println!("{status}");
+        }
+    })?;
+    anyhow::ensure!(answered, "the proxy ended before it had answered");
     Ok(())
 }
 

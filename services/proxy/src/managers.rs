@@ -88,6 +88,6 @@ fn load(poll: &Poll, shared: &Shared, drain: &Drain) -> Result<Load, host::LoadA
         // A file of /proc: read from memory, so no matter for a task of its own.
         load_average_milli: host::load_average_milli(&shared.load_average)?,
         sessions: u32::try_from(shared.sessions.taken()).unwrap_or(u32::MAX),
-        draining: drain.is_draining(),
+        draining: drain.is_draining() || shared.gate.is_drained(),
     })
 }

@@ -68,6 +68,12 @@ impl<K: Eq + Hash + Copy> Places<K> {
         *self.shared.taken.borrow()
     }
 
+    /// Places taken, to be waited on.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<usize> {
+        self.shared.taken.subscribe()
+    }
+
     /// Places in all.
     #[must_use]
     pub fn places_max(&self) -> usize {

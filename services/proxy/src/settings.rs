@@ -11,7 +11,7 @@ use quarantine::{Vault, VaultError, VaultKey};
 use records::{Places, Records};
 use serde::Deserialize;
 use service_kit::http::{StatusFile, StatusSettings};
-use service_kit::{FileError, Tls, files, host};
+use service_kit::{FileError, Tls, files, host, revocations};
 use session::Carrier;
 use session::settings::{Around, ScanSettings};
 use wire::ticket::TicketVerifier;
@@ -24,6 +24,9 @@ pub const DEFAULT_PATH: &str = "/etc/avr/proxy.toml";
 
 /// Where the state is kept by default.
 pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/avr-proxy";
+
+/// Where the operator's commands find a proxy that runs.
+pub const CONTROL_PATH: &str = "/run/avr-proxy/control";
 
 /// Most sessions a setting may ask for: each has two sockets of some 64 KiB at least.
 pub const SESSIONS_MAX_MAX: usize = 100_000;
@@ -65,8 +68,18 @@ struct File {
     /// long; another service manager has to be told.
     #[serde(default = "drain_seconds_max")]
     drain_seconds_max: u64,
-    /// Folder for what is kept of mails, below which quarantine and journal are; made with mode
-    /// 0700. Default `/var/lib/avr-proxy`.
+    /// Authers that are asked which tickets are void before their time, in this order, as in
+    /// `["10.0.0.9:4650"]`. Default none: then a suspension takes effect with the end of the ticket.
+    #[serde(default)]
+    auther: Vec<SocketAddr>,
+    /// From one such question to the next, in seconds. Default 60.
+    #[serde(default = "revocation_seconds")]
+    revocation_seconds: u64,
+    /// The socket of `avr-proxy drain`, `undrain` and `status`. Default [`CONTROL_PATH`].
+    #[serde(default = "control")]
+    control: PathBuf,
+    /// Folder for what survives a restart: a drain, the last list of void tickets, and what is kept of
+    /// mails, with quarantine and journal below it; made with mode 0700. Default `/var/lib/avr-proxy`.
     #[serde(default = "state_directory")]
     state_directory: PathBuf,
     /// What is scanned, by what, and what is done then.
@@ -97,6 +110,14 @@ fn connect_seconds_max() -> u64 {
     25
 }
 
+fn revocation_seconds() -> u64 {
+    revocations::FETCH_INTERVAL.as_secs()
+}
+
+fn control() -> PathBuf {
+    CONTROL_PATH.into()
+}
+
 fn state_directory() -> PathBuf {
     DEFAULT_STATE_DIRECTORY.into()
 }
@@ -114,6 +135,10 @@ pub struct Settings {
     pub tls: Tls,
     pub tickets: TicketVerifier,
     pub policy: Policy,
+    pub auther: Vec<SocketAddr>,
+    pub revocation_interval: Duration,
+    /// `None` only in tests.
+    pub control: Option<PathBuf>,
     pub sessions_max: usize,
     pub connect_time_max: Duration,
     pub drain_max: Duration,
@@ -162,6 +187,12 @@ impl Kept {
         })
     }
 
+    /// The folder of all that survives a restart.
+    #[must_use]
+    pub fn state_directory(&self) -> &Path {
+        &self.state_directory
+    }
+
     /// The folders.
     #[must_use]
     pub fn places(&self) -> Places<'_> {
@@ -204,6 +235,8 @@ impl Settings {
         let file: File = document.parse()?;
         check(document, &file)?;
         let in_settings = |error: FileError| error.in_settings(document);
+        let revocation_interval =
+            revocations::check_settings(document, &file.auther, file.revocation_seconds)?;
         let tls = Tls::load(&file.fleet_ca, &file.certificate, &file.key).map_err(in_settings)?;
         let tickets = files::ticket_verifier(&file.ticket_key).map_err(in_settings)?;
         let kept = Kept::of(&file).map_err(in_settings)?;
@@ -217,6 +250,9 @@ impl Settings {
                 own: file.own_addresses,
                 test: file.test_networks,
             },
+            auther: file.auther,
+            revocation_interval,
+            control: Some(file.control),
             sessions_max: file.sessions_max,
             connect_time_max: Duration::from_secs(file.connect_seconds_max),
             drain_max: Duration::from_secs(file.drain_seconds_max),
@@ -237,6 +273,14 @@ impl Settings {
         let connections = 2 * self.sessions_max + crate::CONNECTIONS_BESIDE_SESSIONS_MAX + 256;
         u64::try_from(connections).unwrap_or(u64::MAX)
     }
+}
+
+/// Where the proxy that runs with this settings file is told things. Reads no other file.
+///
+/// # Errors
+/// The file cannot be read, or is wrong.
+pub fn control_path(path: &Path) -> Result<PathBuf, ConfigError> {
+    Ok(config::load::<File>(path)?.control)
 }
 
 /// What types cannot say.
@@ -314,6 +358,9 @@ mod tests {
         assert!(error_of.starts_with("proxy.toml:7: unknown key `bytes` in [journal]; "));
         let many = vec!["\"192.0.2.1\""; NETWORKS_MAX + 1].join(",");
         assert!(error(&format!("own_addresses = [{many}]\n")).contains("more than 1024 networks"));
+        assert!(
+            error("revocation_seconds = 0\n").starts_with("proxy.toml:6: `revocation_seconds`")
+        );
         // All of it right: then the first key file is what is missing.
         assert!(error("sessions_max = 10\n").starts_with("proxy.toml:2: `fleet_ca`: "));
     }
@@ -326,6 +373,8 @@ mod tests {
         assert!(error.contains("`fleet_ca`: cannot read /etc/avr/fleet-ca.pem"), "{error}");
         let file: File = document.parse().unwrap();
         assert_eq!(file.state_directory, Path::new(DEFAULT_STATE_DIRECTORY));
+        assert_eq!(file.control, Path::new(CONTROL_PATH));
+        assert_eq!(file.revocation_seconds, revocation_seconds());
         assert_eq!(file.quarantine, QuarantineSettings::default());
         assert_eq!(file.journal, JournalSettings::default());
     }

@@ -4,6 +4,7 @@
 
 mod kept;
 mod lab;
+mod operated;
 
 use std::time::Duration;
 
@@ -87,7 +88,7 @@ async fn wrong_tickets_open_nothing() {
         (lab.ticket(other, now_s, 10), DeniedReason::TicketOtherKey),
         (tampered, DeniedReason::TicketForged),
     ] {
-        let mut played = PlayedBox { link: lab.link(&key).await, ticket };
+        let mut played = PlayedBox::new(lab.link(&key).await, ticket);
         match played.open(server.address, 1).await {
             Message::Denied(denied) => assert_eq!(denied.reason, wanted),
             message => panic!("{message:?}"),
@@ -169,8 +170,8 @@ async fn sessions_over_either_limit_are_refused_as_full() {
     let lab = Lab::start(server.address, |settings| settings.sessions_max = 2).await;
     let key = DeviceKey::generate().unwrap();
     let ticket = lab.ticket(key.fingerprint(), host::unix_now_s(), 1);
-    let mut first = PlayedBox { link: lab.link(&key).await, ticket: ticket.clone() };
-    let mut second = PlayedBox { link: lab.link(&key).await, ticket };
+    let mut first = PlayedBox::new(lab.link(&key).await, ticket.clone());
+    let mut second = PlayedBox::new(lab.link(&key).await, ticket);
     first.opened(server.address).await;
     assert_eq!(second.refused(server.address, 1).await, RefusedReason::Full, "the ticket's limit");
     let other = lab.admitted().await.session(server.address).await;
@@ -382,7 +383,7 @@ async fn the_status_port_says_all_that_is_counted_and_whether_it_is_full() {
     let session = lab.admitted().await.session(server.address).await;
     let key = DeviceKey::generate().unwrap();
     let ticket = lab.ticket(key.fingerprint(), host::unix_now_s() - 48 * 3600, 1);
-    let mut late = PlayedBox { link: lab.link(&key).await, ticket };
+    let mut late = PlayedBox::new(lab.link(&key).await, ticket);
     assert!(matches!(late.open(server.address, 1).await, Message::Denied(_)));
     let metrics = lab.page("/metrics").await;
     for (prefix, names) in [("", Counters::NAMES), ("connections_", listener::Counters::NAMES)] {

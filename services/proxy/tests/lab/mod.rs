@@ -1,25 +1,29 @@
 //! The proxy under test, with everything round it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use config::Document;
-use link::{Link, LinkError, SessionStream};
+use link::{Acceptor, Link, LinkError, SessionStream};
 use proxy::counters::Counters;
+use proxy::operate::{Reply, Request};
 use proxy::{Proxy, Settings};
-use service_kit::{DrainTrigger, Served, host};
+use service_kit::{DrainTrigger, Served, control, host};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use wire::identity::{DeviceKey, FleetCa, Role, device_client_config, server_client_config};
+use wire::identity::{
+    DeviceKey, FleetCa, FleetRoots, Role, device_client_config, server_client_config, server_config,
+};
+use wire::revocation::{Revocation, RevocationPart};
 use wire::ticket::{KeyFingerprint, SignedTicket, Ticket, TicketSigner};
-use wire::{Bye, LeaseId, MacAddress, Message, Open, Protocol, RefusedReason, SessionId};
+use wire::{Bye, Client, LeaseId, MacAddress, Message, Open, Protocol, RefusedReason, SessionId};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const CLEAN_MAIL: &str =
@@ -30,7 +34,7 @@ pub(crate) const EICAR_MAIL: &str = concat!(
     "X5O!P%@AP[4\\PZX54(P^)7CC)7}$EICAR-STANDARD-",
     "ANTIVIRUS-TEST-FILE!$H+H*\r\n"
 );
-const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
+pub(crate) const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
 
 /// A proxy that runs, and its fleet.
 pub(crate) struct Lab {
@@ -70,21 +74,39 @@ impl Lab {
         let text = format!(
             "listen = \"127.0.0.1:0\"\nfleet_ca = {:?}\ncertificate = {:?}\nkey = {:?}\n\
              ticket_key = {:?}\nmail_ports = [{}]\ntest_networks = [\"127.0.0.0/8\"]\n\
-             state_directory = {:?}\n[status]\nlisten = \"127.0.0.1:0\"\n{tables}",
+             state_directory = {:?}\ncontrol = {:?}\n[status]\nlisten = \"127.0.0.1:0\"\n{tables}",
             file("ca.pem", &ca.certificate_pem()),
             file("a.crt", &certificate),
             file("a.key", key.expose()),
             file("ticket.pub", &signer.verifier().to_pem()),
             server.port(),
             directory.path().join("state"),
+            directory.path().join("control"),
         );
         file("proxy.toml", &text);
-        let mut settings = Settings::from_document(
-            &Document::from_text("x.toml", text),
-            session::settings::Around::test(),
-        )
-        .unwrap();
-        settings.load_average = file("loadavg", "0.00 0 0 1/1 1\n").into();
+        file("loadavg", "0.00 0 0 1/1 1\n");
+        Self::run(ca, signer, directory, change).await
+    }
+
+    /// The same proxy again, when it has come to its end.
+    pub(crate) async fn restart(self, change: impl FnOnce(&mut Settings)) -> Self {
+        let Self { ca, signer, directory, trigger, task, .. } = self;
+        trigger.drain();
+        let served = tokio::time::timeout(PATIENCE, task).await.expect("the drain hangs").unwrap();
+        assert_eq!(served.cut_off, 0);
+        Self::run(ca, signer, directory, change).await
+    }
+
+    async fn run(
+        ca: FleetCa,
+        signer: TicketSigner,
+        directory: tempfile::TempDir,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let document = Document::load(&directory.path().join("proxy.toml")).unwrap();
+        let mut settings =
+            Settings::from_document(&document, session::settings::Around::test()).unwrap();
+        settings.load_average = directory.path().join("loadavg");
         change(&mut settings);
         let proxy = Proxy::bind(settings, host::unix_now_s).await.unwrap();
         let (address, counters) = (proxy.address().unwrap(), proxy.counters());
@@ -92,6 +114,43 @@ impl Lab {
         let (trigger, drain) = DrainTrigger::new();
         let task = tokio::spawn(proxy.run(drain));
         Self { ca, signer, directory, address, status, counters, trigger, task }
+    }
+
+    /// What the operator's command says, line by line.
+    pub(crate) async fn tell(&self, request: Request) -> Result<Vec<Reply>, String> {
+        let path = self.path("control");
+        let telling = tokio::task::spawn_blocking(move || {
+            let mut replies = Vec::new();
+            control::ask(&path, &request, |reply| replies.push(reply))
+                .map(|()| replies)
+                .map_err(|error| telemetry::chain(&error))
+        });
+        tokio::time::timeout(PATIENCE, telling).await.expect("no answer").unwrap()
+    }
+
+    /// An auther of the lab's fleet, who answers every question with this list.
+    pub(crate) async fn play_auther(&self, entries: &[Revocation]) -> SocketAddr {
+        let ca = self.ca.certificate_pem();
+        let (certificate, key) = self.ca.issue(&[Role::Auther], "tokyo-9").unwrap();
+        let tls = server_config(&ca, &certificate, key.expose()).unwrap();
+        let acceptor = Acceptor::new(tls, FleetRoots::from_pem(&ca).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let parts = RevocationPart::split(1, host::unix_now_s(), entries).unwrap();
+        let signed: Vec<_> =
+            parts.iter().map(|part| self.signer.sign_revocations(part).unwrap()).collect();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Ok(mut link) = acceptor.accept(stream, PATIENCE).await else { continue };
+                while let Ok(Message::Fetch(_)) = link.recv().await {
+                    for part in &signed {
+                        // Who has what it wanted may have gone.
+                        let _ = link.send(&Message::Revocations(part.clone())).await;
+                    }
+                }
+            }
+        });
+        address
     }
 
     /// A page of the status port: its status line and all that follows.
@@ -132,7 +191,7 @@ impl Lab {
     pub(crate) async fn admitted(&self) -> PlayedBox {
         let key = DeviceKey::generate().unwrap();
         let ticket = self.ticket(key.fingerprint(), host::unix_now_s(), 100);
-        PlayedBox { link: self.link(&key).await, ticket }
+        PlayedBox::new(self.link(&key).await, ticket)
     }
 
     pub(crate) async fn manager(&self) -> Link {
@@ -153,9 +212,13 @@ impl Lab {
 
     /// What `avr-proxy` with the lab's settings says to a verb, or why it does not.
     pub(crate) fn verb(&self, words: &[&str]) -> Result<String, String> {
+        Self::verb_of(&self.path("proxy.toml"), words)
+    }
+
+    /// The same from another thread, for verbs that the lab's own proxy answers.
+    pub(crate) fn verb_of(settings: &Path, words: &[&str]) -> Result<String, String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_avr-proxy"));
-        let output =
-            command.arg("--config").arg(self.path("proxy.toml")).args(words).output().unwrap();
+        let output = command.arg("--config").arg(settings).args(words).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }
@@ -177,9 +240,14 @@ pub(crate) async fn recv(link: &mut Link) -> Result<Message, LinkError> {
 pub(crate) struct PlayedBox {
     pub(crate) link: Link,
     pub(crate) ticket: SignedTicket,
+    pub(crate) protocol: Protocol,
 }
 
 impl PlayedBox {
+    pub(crate) fn new(link: Link, ticket: SignedTicket) -> Self {
+        Self { link, ticket, protocol: Protocol::Smtp }
+    }
+
     /// Asks for a session and returns the first answer.
     pub(crate) async fn open(&mut self, destination: SocketAddr, hops_left: u8) -> Message {
         let open = Open {
@@ -187,7 +255,7 @@ impl PlayedBox {
             session: SessionId([9; 16]),
             lease: LeaseId(1),
             destination,
-            protocol: Protocol::Smtp,
+            protocol: self.protocol,
             hops_left,
         };
         self.link.send(&Message::Open(open)).await.unwrap();
@@ -222,12 +290,25 @@ impl PlayedBox {
         assert!(matches!(opened, Message::Opened(_)), "{opened:?}");
     }
 
+    /// Says whom the next session is for.
+    pub(crate) async fn says_client(&mut self, address: &str) {
+        let client = Message::Client(Client { address: address.parse().unwrap() });
+        self.link.send(&client).await.unwrap();
+    }
+
     /// A session up to the mail server's greeting.
-    pub(crate) async fn session(mut self, destination: SocketAddr) -> PlayedSession {
+    pub(crate) async fn session(self, destination: SocketAddr) -> PlayedSession {
+        let (session, greeting) = self.greeted(destination).await;
+        assert_eq!(greeting, "220 mail.example\r\n");
+        session
+    }
+
+    /// A session, and what the mail server greets with.
+    pub(crate) async fn greeted(mut self, destination: SocketAddr) -> (PlayedSession, String) {
         self.opened(destination).await;
         let mut session = PlayedSession { stream: BufReader::new(self.link.into_session()) };
-        assert_eq!(session.reply().await, "220 mail.example\r\n");
-        session
+        let greeting = session.reply().await;
+        (session, greeting)
     }
 }
 
@@ -244,7 +325,7 @@ impl PlayedSession {
         line
     }
 
-    async fn command(&mut self, line: &str) -> String {
+    pub(crate) async fn command(&mut self, line: &str) -> String {
         self.stream.write_all(line.as_bytes()).await.unwrap();
         self.reply().await
     }
