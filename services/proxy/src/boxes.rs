@@ -8,6 +8,7 @@ use std::time::Duration;
 use link::{Link, LinkError};
 use service_kit::Drain;
 use session::{Facts, Outcome, TcpLeg, carry};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
@@ -15,7 +16,7 @@ use wire::ticket::{KeyFingerprint, Ticket};
 use wire::{Denied, Message, Open, Opened, Refused, RefusedReason};
 
 use crate::registry::{Place, network_of};
-use crate::Shared;
+use crate::{Shared, announce};
 use service_kit::listener::count;
 
 /// Links that one network (an IPv4 address, an IPv6 /64) may keep warm.
@@ -95,7 +96,7 @@ enum Step {
 /// Serves one box's link until it has carried a session, or goes.
 pub(crate) async fn serve(link: Link, key: KeyFingerprint, shared: Arc<Shared>, drain: Drain) {
     let address = link.peer_address();
-    let mut conversation = Conversation { link, key, shared: &shared, drain: &drain };
+    let mut conversation = Conversation { link, key, client: None, shared: &shared, drain: &drain };
     match conversation.open().await {
         Ok(Some((open, admitted, server))) => {
             let stream = conversation.link.into_session();
@@ -120,6 +121,8 @@ pub(crate) async fn serve(link: Link, key: KeyFingerprint, shared: Arc<Shared>, 
 struct Conversation<'a> {
     link: Link,
     key: KeyFingerprint,
+    /// Whom the next session is for, if the box said so.
+    client: Option<SocketAddr>,
     shared: &'a Shared,
     drain: &'a Drain,
 }
@@ -169,8 +172,8 @@ impl Conversation<'_> {
             };
             match message {
                 Message::Open(open) => return Ok(Some(open)),
-                // Nobody is told of it here.
-                Message::Client(_) | Message::Pong(_) => {}
+                Message::Client(client) => self.client = Some(client.address),
+                Message::Pong(_) => {}
                 other => return Err(BoxError::Unexpected(other.name())),
             }
         }
@@ -187,14 +190,14 @@ impl Conversation<'_> {
         };
         self.send(&Message::Opening).await?;
         let start = Instant::now();
-        match self.connect(admitted.destination).await? {
+        match self.connect(open.destination, admitted.destination).await? {
             Ok(server) => {
                 let connect_ms = u32::try_from(start.elapsed().as_millis()).unwrap_or(u32::MAX);
                 self.send(&Message::Opened(Opened { connect_ms })).await?;
                 Ok(Step::Connected(admitted, server))
             }
             Err(reason) => {
-                count(&self.shared.counters.server_failed);
+                self.shared.counters.not_connected(reason);
                 let (session, destination) = (open.session, admitted.destination);
                 info!(%session, mac = %admitted.ticket.mac, %destination, %reason, "not opened");
                 self.send(&Message::Refused(Refused { reason })).await?;
@@ -248,24 +251,19 @@ impl Conversation<'_> {
         Ok(Admitted { ticket, destination, place })
     }
 
-    /// Connects to the mail server, unless the box goes meanwhile.
+    /// Connects to the mail server, which the client calls `called`, unless the box goes meanwhile.
     async fn connect(
         &mut self,
+        called: SocketAddr,
         destination: SocketAddr,
     ) -> Result<Result<TcpLeg, RefusedReason>, BoxError> {
-        let connecting = timeout(self.shared.connect_time_max, TcpStream::connect(destination));
+        let header = self.header(called, destination);
+        let connecting = timeout(self.shared.connect_time_max, connect(destination, &header));
         tokio::pin!(connecting);
         loop {
             tokio::select! {
                 connected = &mut connecting => {
-                    let Ok(connected) = connected else {
-                        return Ok(Err(RefusedReason::ServerTimedOut));
-                    };
-                    // A socket that refuses its options was closed by the server already.
-                    let leg = connected.map_err(|error| refusal(&error)).and_then(|stream| {
-                        TcpLeg::new(stream).map_err(|_| RefusedReason::ServerRefused)
-                    });
-                    return Ok(leg);
+                    return Ok(connected.unwrap_or(Err(RefusedReason::ServerTimedOut)));
                 }
                 received = self.link.recv() => match received.map_err(BoxError::Left)? {
                     Message::Pong(_) => {}
@@ -275,6 +273,19 @@ impl Conversation<'_> {
         }
     }
 
+    /// What this mail server is told in front of the first byte: mostly nothing.
+    fn header(&mut self, called: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+        // Only for this session, whatever comes of it.
+        let client = self.client.take();
+        let Shared { announced_to, counters, .. } = self.shared;
+        if !announced_to.iter().any(|network| network.contains(destination.ip())) {
+            return Vec::new();
+        }
+        let client = client.and_then(announce::nameable);
+        count(if client.is_some() { &counters.announced } else { &counters.announced_nobody });
+        announce::header(client, called)
+    }
+
     async fn send(&mut self, message: &Message) -> Result<(), BoxError> {
         let send_max = self.shared.timing.send_max;
         timeout(send_max, self.link.send(message))
@@ -282,6 +293,14 @@ impl Conversation<'_> {
             .map_err(|_| BoxError::AnswerTimedOut(send_max))?
             .map_err(BoxError::Answer)
     }
+}
+
+/// A connection to the mail server, `header` already said on it.
+async fn connect(destination: SocketAddr, header: &[u8]) -> Result<TcpLeg, RefusedReason> {
+    let mut stream = TcpStream::connect(destination).await.map_err(|error| refusal(&error))?;
+    // A socket that refuses a few bytes or its options was closed by the server already.
+    stream.write_all(header).await.map_err(|_| RefusedReason::ServerRefused)?;
+    TcpLeg::new(stream).map_err(|_| RefusedReason::ServerRefused)
 }
 
 /// What a failed connection means for the client.

@@ -11,7 +11,7 @@ use service_kit::metrics::{
 use service_kit::{Drain, counters, listener, metrics};
 use session::{Opaque, Outcome};
 use tracing::info;
-use wire::DeniedReason;
+use wire::{DeniedReason, RefusedReason};
 
 use crate::Shared;
 
@@ -43,8 +43,12 @@ counters! {
         violations,
         /// Tickets refused.
         denied,
-        /// Sessions not opened because of the mail server.
+        /// Sessions not opened because the mail server was not connected to.
         server_failed,
+        /// Mail servers that were told the client's address.
+        announced,
+        /// Mail servers that expect the client's address, where the box had said none that may be told.
+        announced_nobody,
         /// Sessions not opened because of the destination policy.
         forbidden,
         /// Sessions not opened because they had crossed too many relays.
@@ -64,6 +68,8 @@ counters! {
         pub connections: Arc<listener::Counters>,
         /// Tickets refused, by reason.
         pub refusals: Family<Label, Counter>,
+        /// Mail servers not connected to, by reason.
+        pub server_failures: Family<Label, Counter>,
     }
 }
 
@@ -74,12 +80,30 @@ impl Counters {
         self.refusals.get_or_create(&[("reason", metrics::denied(reason))]).inc();
     }
 
+    /// A mail server was not connected to.
+    pub(crate) fn not_connected(&self, reason: RefusedReason) {
+        self.server_failed.inc();
+        let reason = match reason {
+            RefusedReason::ServerRefused => "refused",
+            RefusedReason::ServerUnreachable => "unreachable",
+            RefusedReason::ServerTimedOut => "timed-out",
+            // This proxy's own trouble, such as no file descriptors.
+            _ => "own",
+        };
+        self.server_failures.get_or_create(&[("reason", reason)]).inc();
+    }
+
     /// Everything that a proxy exports.
     pub(crate) fn export(&self, shared: Arc<Shared>, drain: Drain) -> Registry {
         let mut registry = Registry::with_prefix("avr_proxy");
         self.register(&mut registry);
         self.connections.register(registry.sub_registry_with_prefix("connections"));
         registry.register("refusals", "Tickets refused, by reason", self.refusals.clone());
+        registry.register(
+            "server_failures",
+            "Mail servers not connected to, by reason",
+            self.server_failures.clone(),
+        );
         registry.register_collector(Box::new(Now { shared, drain }));
         registry
     }
@@ -166,7 +190,7 @@ mod tests {
     #[test]
     fn every_counter_is_counted_somewhere() {
         let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
-        let names = Counters::NAMES.iter().chain(&["refusals"]).copied();
+        let names = Counters::NAMES.iter().chain(&["refusals", "server_failures"]).copied();
         assert_eq!(metrics::never_counted(source, names), Vec::<&str>::new());
     }
 }

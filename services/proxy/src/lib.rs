@@ -7,6 +7,7 @@
 //! ([`settings::Kept`]) is for its operator. Entry: [`Settings::load`], [`Proxy::bind`].
 #![forbid(unsafe_code)]
 
+pub mod announce;
 pub mod args;
 mod boxes;
 pub mod counters;
@@ -42,7 +43,7 @@ use wire::ticket::TicketVerifier;
 
 use counters::Counters;
 use operate::Gate;
-use policy::Policy;
+use policy::{Network, Policy};
 use registry::{Sessions, Warm};
 
 /// Connections that boxes keep warm, at once.
@@ -70,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) gate: Gate,
     pub(crate) clock: WallClock,
     pub(crate) policy: Policy,
+    /// Mail servers that are told who their client is.
+    pub(crate) announced_to: Vec<Network>,
     pub(crate) carrier: Carrier,
     pub(crate) records: Records,
     pub(crate) connect_time_max: Duration,
@@ -109,7 +112,7 @@ impl Proxy {
         host::load_average_milli(&path)
             .map_err(|source| StartError::LoadAverage { path, source })?;
         let mut policy = settings.policy.clone();
-        policy.own.extend(own_addresses().map_err(StartError::OwnAddresses)?.map(policy::Network::from));
+        policy.own.extend(own_addresses().map_err(StartError::OwnAddresses)?.map(Network::from));
         let listener = listener::bind(settings.listen).await?;
         let status = match settings.status.clone() {
             Some(status) => Some(Status::bind(status).await?),
@@ -139,6 +142,7 @@ impl Proxy {
             gate,
             clock,
             policy,
+            announced_to: settings.proxy_protocol.clone(),
             carrier,
             records,
             connect_time_max: settings.connect_time_max,

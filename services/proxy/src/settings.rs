@@ -68,6 +68,11 @@ struct File {
     /// long; another service manager has to be told.
     #[serde(default = "drain_seconds_max")]
     drain_seconds_max: u64,
+    /// Mail servers that are told who the office's client is, in front of the first byte, by the PROXY
+    /// protocol, version 2: addresses and networks. They have to expect it, and believe what boxes
+    /// say. Default none.
+    #[serde(default)]
+    proxy_protocol: Vec<Network>,
     /// Authers that are asked which tickets are void before their time, in this order, as in
     /// `["10.0.0.9:4650"]`. Default none: then a suspension takes effect with the end of the ticket.
     #[serde(default)]
@@ -135,6 +140,7 @@ pub struct Settings {
     pub tls: Tls,
     pub tickets: TicketVerifier,
     pub policy: Policy,
+    pub proxy_protocol: Vec<Network>,
     pub auther: Vec<SocketAddr>,
     pub revocation_interval: Duration,
     /// `None` only in tests.
@@ -250,6 +256,7 @@ impl Settings {
                 own: file.own_addresses,
                 test: file.test_networks,
             },
+            proxy_protocol: file.proxy_protocol,
             auther: file.auther,
             revocation_interval,
             control: Some(file.control),
@@ -292,9 +299,11 @@ fn check(document: &Document, file: &File) -> Result<(), ConfigError> {
             "write ports of mail instead, as in [25, 110, 587, 2525]",
         ));
     }
-    for (key, networks) in
-        [("own_addresses", &file.own_addresses), ("test_networks", &file.test_networks)]
-    {
+    for (key, networks) in [
+        ("own_addresses", &file.own_addresses),
+        ("test_networks", &file.test_networks),
+        ("proxy_protocol", &file.proxy_protocol),
+    ] {
         if networks.len() > NETWORKS_MAX {
             return Err(document.invalid(
                 key,
@@ -358,6 +367,10 @@ mod tests {
         assert!(error_of.starts_with("proxy.toml:7: unknown key `bytes` in [journal]; "));
         let many = vec!["\"192.0.2.1\""; NETWORKS_MAX + 1].join(",");
         assert!(error(&format!("own_addresses = [{many}]\n")).contains("more than 1024 networks"));
+        assert!(
+            error("proxy_protocol = [\"mx.example\"]\n")
+                .starts_with("proxy.toml:6: `proxy_protocol`: \"mx.example\" is no network; ")
+        );
         assert!(
             error("revocation_seconds = 0\n").starts_with("proxy.toml:6: `revocation_seconds`")
         );

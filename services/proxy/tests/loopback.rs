@@ -2,6 +2,7 @@
 #![allow(clippy::tests_outside_test_module, reason = "an integration test is a test module")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod announced;
 mod kept;
 mod lab;
 mod operated;
