@@ -34,10 +34,11 @@ use service_kit::http::{Pages, Status};
 use service_kit::listener::{self, BindError, count};
 use service_kit::revocations::{self, Authers, Revoked};
 use service_kit::{Drain, Limits, Served};
-use session::Carrier;
+use session::{Carrier, READ_BYTES_MAX, WRITE_QUEUE_BYTES_MAX};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
+use wire::frame::FRAME_BYTES_MAX;
 use wire::identity::{Peer, Role};
 use wire::ticket::TicketVerifier;
 
@@ -48,6 +49,14 @@ use registry::{Sessions, Warm};
 
 /// Connections that boxes keep warm, at once.
 pub const WARM_MAX: usize = 1_024;
+/// Bytes of a session that a proxy holds in memory at most, whoever is slow: in both directions what was
+/// read and what waits to be written; on the box's side a frame that is not whole, the frames that wait
+/// for TLS and one beyond them, and TLS itself. What is scanned has limits of its own. A session takes
+/// some of it only while somebody is slow.
+pub const SESSION_BYTES_MAX: usize = 2 * (READ_BYTES_MAX + WRITE_QUEUE_BYTES_MAX)
+    + FRAME_BYTES_MAX
+    + 2 * link::OUTPUT_BYTES_MAX
+    + 2 * link::TLS_BUFFER_BYTES_MAX;
 /// Connections beside those that carry sessions: warm ones, managers, and as many in handshakes.
 pub const CONNECTIONS_BESIDE_SESSIONS_MAX: usize = 2 * WARM_MAX;
 

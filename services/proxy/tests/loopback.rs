@@ -6,6 +6,7 @@ mod announced;
 mod kept;
 mod lab;
 mod operated;
+mod pressure;
 
 use std::time::Duration;
 
