@@ -85,6 +85,11 @@ pub trait Engine: Debug + Send + Sync {
         Counts::default()
     }
 
+    /// How each of its servers is now, where it has some.
+    fn servers(&self) -> Vec<ServerNumbers> {
+        Vec::new()
+    }
+
     /// How often a cache before it could answer, where there is one.
     fn cache_counts(&self) -> Option<CacheCounts> {
         None
@@ -102,6 +107,20 @@ pub struct Counts {
     pub failed: u64,
     /// A second server was asked about, since the first had failed.
     pub retried: u64,
+}
+
+/// One server of an engine, as it is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServerNumbers {
+    /// Its address, as in the settings.
+    pub server: String,
+    /// It is asked; `false` from a failure on until it has answered a probe.
+    pub up: bool,
+    /// Objects that it was given and has not answered, those that wait for a connection to it among
+    /// them.
+    pub outstanding: u64,
+    /// Bytes of these.
+    pub outstanding_bytes: u64,
 }
 
 /// [`Counts`], counting.

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::analysis::{Analysis, Export, heaviest, note};
 use crate::engine::cache::CacheCounts;
-use crate::engine::{Counts, printable};
+use crate::engine::{Counts, ServerNumbers, printable};
 use crate::mime::Summary;
 use crate::worker::pool::{ExportedObject, PoolError, WorkerNumbers, Workers};
 use crate::{
@@ -68,6 +68,8 @@ pub struct ScanNumbers {
     pub unscannable: BTreeMap<&'static str, u64>,
     /// The engines elsewhere, by name.
     pub engines: BTreeMap<String, EngineNumbers>,
+    /// The servers of the engines elsewhere, by the engine's name.
+    pub servers: BTreeMap<String, Vec<ServerNumbers>>,
     /// Bytes that wait for their verdicts now.
     pub spool_bytes: u64,
 }
@@ -150,6 +152,13 @@ impl Scanner {
                         EngineNumbers { counts: engine.counts(), cache: engine.cache_counts() };
                     (engine.name().to_owned(), numbers)
                 })
+                .collect(),
+            servers: self
+                .shared
+                .engines
+                .iter()
+                .map(|engine| (engine.name().to_owned(), engine.servers()))
+                .filter(|(_, servers)| !servers.is_empty())
                 .collect(),
             spool_bytes: self.shared.spooler.bytes(),
         }

@@ -17,7 +17,7 @@ use spool::SpoolError;
 use tokio::time::Instant;
 
 use super::pool::lock;
-use super::{Counts, Engine, EngineOutcome, Object, ScanFuture};
+use super::{Counts, Engine, EngineOutcome, Object, ScanFuture, ServerNumbers};
 
 /// Most verdicts kept, unless set otherwise. Each costs some 200 bytes.
 pub const ENTRIES_MAX_DEFAULT: usize = 16_384;
@@ -236,6 +236,10 @@ impl Engine for CachedEngine {
     /// What the cache answered is not among them.
     fn counts(&self) -> Counts {
         self.engine.counts()
+    }
+
+    fn servers(&self) -> Vec<ServerNumbers> {
+        self.engine.servers()
     }
 
     fn cache_counts(&self) -> Option<CacheCounts> {

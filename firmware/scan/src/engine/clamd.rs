@@ -19,7 +19,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 pub use super::pool::ServerSettings as ClamdSettings;
 use super::pool::{Answer, AskError, Pool, Protocol, WHY_BYTES_MAX};
-use super::{Counts, Engine, EngineOutcome, Object, ScanFuture, named, printable};
+use super::{Counts, Engine, EngineOutcome, Object, ScanFuture, ServerNumbers, named, printable};
 
 /// Most bytes sent in one chunk.
 pub const CHUNK_BYTES: usize = 64 * 1024;
@@ -135,6 +135,10 @@ impl Engine for ClamdEngine {
 
     fn counts(&self) -> Counts {
         self.pool.counts()
+    }
+
+    fn servers(&self) -> Vec<ServerNumbers> {
+        self.pool.servers()
     }
 }
 

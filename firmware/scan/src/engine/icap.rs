@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use self::message::{Head, is_echo, read_encapsulated, read_head, skip_body};
 use super::clamd::is_host;
 use super::pool::{Answer, AskError, Pool, Protocol, ServerSettings, WHY_BYTES_MAX, lock};
-use super::{Counts, Engine, EngineOutcome, Object, ScanFuture, printable};
+use super::{Counts, Engine, EngineOutcome, Object, ScanFuture, ServerNumbers, printable};
 
 /// Port of ICAP where the address has none (RFC 3507 section 4.2).
 pub const PORT_DEFAULT: u16 = 1344;
@@ -147,6 +147,10 @@ impl Engine for IcapEngine {
 
     fn counts(&self) -> Counts {
         self.pool.counts()
+    }
+
+    fn servers(&self) -> Vec<ServerNumbers> {
+        self.pool.servers()
     }
 }
 

@@ -16,7 +16,7 @@ use spool::SpoolError;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
-use super::{Counters, Counts, EngineOutcome, Object, printable};
+use super::{Counters, Counts, EngineOutcome, Object, ServerNumbers, printable};
 
 /// Largest [`ServerSettings::connections_max`].
 pub const CONNECTIONS_MAX_MAX: usize = 256;
@@ -217,6 +217,19 @@ impl<P: Protocol> Pool<P> {
         self.counters.counts()
     }
 
+    /// See [`Engine::servers`](super::Engine::servers).
+    pub(crate) fn servers(&self) -> Vec<ServerNumbers> {
+        let number =
+            |value: &AtomicUsize| u64::try_from(value.load(Ordering::Relaxed)).unwrap_or(u64::MAX);
+        let servers = self.servers.iter().map(|server| ServerNumbers {
+            server: server.protocol.to_string(),
+            up: !server.is_down.load(Ordering::Relaxed),
+            outstanding: number(&server.objects),
+            outstanding_bytes: number(&server.outstanding),
+        });
+        servers.collect()
+    }
+
     /// Bytes outstanding, by server.
     #[cfg(test)]
     pub(crate) fn outstanding(&self) -> Vec<usize> {
@@ -249,6 +262,8 @@ struct Server<P: Protocol> {
     settings: ServerSettings,
     /// Bytes it has been asked about and has not answered.
     outstanding: AtomicUsize,
+    /// In so many objects.
+    objects: AtomicUsize,
     /// Counts its answers.
     answers: AtomicUsize,
     connections: Semaphore,
@@ -281,6 +296,7 @@ impl<P: Protocol> Server<P> {
             protocol,
             settings,
             outstanding: AtomicUsize::new(0),
+            objects: AtomicUsize::new(0),
             answers: AtomicUsize::new(0),
             connections: Semaphore::new(connections_max),
             connections_max: Mutex::new(connections_max),
@@ -292,7 +308,8 @@ impl<P: Protocol> Server<P> {
     }
 
     async fn ask(&self, object: &Object) -> Result<EngineOutcome, AskError> {
-        let _outstanding = Outstanding::new(&self.outstanding, object.content.len());
+        let _bytes = Outstanding::new(&self.outstanding, object.content.len());
+        let _object = Outstanding::new(&self.objects, 1);
         let _permit = self.permit().await?;
         let exchange = timeout(self.settings.answer_time_max, self.exchange(object));
         let outcome = exchange.await.map_err(|_| AskError::Timeout)??;
