@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use scan::Scanner;
+use scan::engine::ServerNumbers;
+use scan::{EngineNumbers, ScanNumbers, Scanner};
 use service_kit::metrics::{
     Collector, Counter, DescriptorEncoder, Family, Label, MetricType, Registry,
 };
@@ -161,13 +162,84 @@ impl Collector for Now {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
         }
         if let Some(age_s) = revoked.age_s((shared.clock)()) {
-            let help = "How long ago an auther vouched for the list of void tickets";
+            let help = "Seconds since an auther vouched for the list of void tickets";
             encoder
-                .encode_descriptor("revocations_age_seconds", help, None, MetricType::Gauge)?
+                .encode_descriptor("revoked_age_seconds", help, None, MetricType::Gauge)?
                 .encode_gauge(&age_s)?;
         }
-        Ok(())
+        match &shared.carrier.scanner {
+            Some(scanner) => encode_scanning(&mut encoder, &scanner.numbers()),
+            None => Ok(()),
+        }
     }
+}
+
+/// A figure of one server of an engine.
+type PerServer = (&'static str, &'static str, fn(&ServerNumbers) -> u64);
+/// A count of one engine.
+type PerEngine = (&'static str, &'static str, fn(&EngineNumbers) -> u64);
+
+const PER_SERVER: [PerServer; 3] = [
+    ("scanner_up", "1 while this scanner is asked", |server| server.up.into()),
+    (
+        "scanner_outstanding",
+        "Objects that this scanner has not answered, those waiting for it included",
+        |server| server.outstanding,
+    ),
+    ("scanner_outstanding_bytes", "Bytes of these", |server| server.outstanding_bytes),
+];
+
+const PER_ENGINE: [PerEngine; 4] = [
+    ("engine_asked", "Objects that an engine was asked about", |engine| engine.counts.asked),
+    ("engine_found", "Objects in which it found something", |engine| engine.counts.found),
+    ("engine_failed", "Objects on which it gave no answer", |engine| engine.counts.failed),
+    ("engine_retried", "Objects that a second scanner was asked about", |engine| {
+        engine.counts.retried
+    }),
+];
+
+/// What the scanners, the workers and the spool do.
+fn encode_scanning(
+    encoder: &mut DescriptorEncoder<'_>,
+    numbers: &ScanNumbers,
+) -> Result<(), fmt::Error> {
+    for (name, help, value) in PER_SERVER {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (engine, servers) in &numbers.servers {
+            for server in servers {
+                let labels = [("engine", engine.as_str()), ("server", server.server.as_str())];
+                family.encode_family(&labels)?.encode_gauge(&value(server))?;
+            }
+        }
+    }
+    for (name, help, value) in PER_ENGINE {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (engine, counts) in &numbers.engines {
+            family
+                .encode_family(&[("engine", engine.as_str())])?
+                .encode_counter::<[(&str, &str); 0], _, u64>(&value(counts), None)?;
+        }
+    }
+    let (name, help) = ("unscannable_reasons", "Mails not looked at in full, by reason");
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (reason, mails) in &numbers.unscannable {
+        family
+            .encode_family(&[("reason", *reason)])?
+            .encode_counter::<[(&str, &str); 0], _, u64>(mails, None)?;
+    }
+    let (name, help) = ("spool_bytes", "Bytes that wait for their verdicts");
+    encoder
+        .encode_descriptor(name, help, None, MetricType::Gauge)?
+        .encode_gauge(&numbers.spool_bytes)?;
+    for (name, help, value) in [
+        ("workers_started", "Scan workers started", numbers.workers.started),
+        ("workers_died", "Scan workers that a mail ended", numbers.workers.died),
+    ] {
+        encoder
+            .encode_descriptor(name, help, None, MetricType::Counter)?
+            .encode_counter::<[(&str, &str); 0], _, u64>(&value, None)?;
+    }
+    Ok(())
 }
 
 /// Logs the state from time to time, for ever.

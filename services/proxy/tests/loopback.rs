@@ -381,7 +381,15 @@ async fn broken_frames_close_their_own_link() {
 #[tokio::test]
 async fn the_status_port_says_all_that_is_counted_and_whether_it_is_full() {
     let server = MailServer::start().await;
-    let lab = Lab::start(server.address, |_| {}).await;
+    // A scanner that nobody is; an auther that has said nothing yet, and one that has.
+    let scanner = StuckServer::new().await;
+    let tables = format!("[scan]\nclamd = [\"{}\"]\n", scanner.address);
+    let lab = Lab::start_with(server.address, &tables, |_| {}).await;
+    let auther = lab.play_auther(&[]).await;
+    let lab = lab.restart(|settings| settings.auther = vec![auther]).await;
+    let has_list =
+        async { while !lab.page("/metrics").await.contains("\navr_proxy_revoked_age_seconds ") {} };
+    tokio::time::timeout(PATIENCE, has_list).await.expect("the list never came");
     let session = lab.admitted().await.session(server.address).await;
     let key = DeviceKey::generate().unwrap();
     let ticket = lab.ticket(key.fingerprint(), host::unix_now_s() - 48 * 3600, 1);
@@ -395,6 +403,17 @@ async fn the_status_port_says_all_that_is_counted_and_whether_it_is_full() {
         }
     }
     assert!(metrics.contains("\navr_proxy_sessions_live 1\n"), "{metrics}");
+    let labels = format!("{{engine=\"clamd\",server=\"{}\"}}", scanner.address);
+    for line in [
+        format!("avr_proxy_scanner_up{labels} 1\n"),
+        format!("avr_proxy_scanner_outstanding{labels} 0\n"),
+        format!("avr_proxy_scanner_outstanding_bytes{labels} 0\n"),
+        "avr_proxy_engine_asked_total{engine=\"clamd\"} 0\n".to_owned(),
+        "avr_proxy_spool_bytes 0\n".to_owned(),
+        "avr_proxy_workers_died_total 0\n".to_owned(),
+    ] {
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
     // What the dashboard and the alert rules name is among it. A ticket was refused before, because
     // what has labels is exported from its first value on.
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../monitoring");

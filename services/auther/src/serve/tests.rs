@@ -298,6 +298,18 @@ async fn the_status_port_shows_what_was_refused_and_why() {
     ] {
         assert!(page.lines().any(|found| found == line), "{line}\n{page}");
     }
+    // What the dashboard and the alert rules name is among it.
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../monitoring");
+    let mut named = 0;
+    for file in ["dashboard.json", "alerts.yml"] {
+        let text = std::fs::read_to_string(folder.join(file)).unwrap();
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        for name in words.filter(|word| word.starts_with("avr_auther_")) {
+            assert!(page.contains(&format!("\n{name}")), "{name} of {file}");
+            named += 1;
+        }
+    }
+    assert!(named >= 4, "{named}");
 
     let other = rusqlite::Connection::open(&file).unwrap();
     other.execute_batch("DROP TABLE device").unwrap();

@@ -152,7 +152,7 @@ async fn a_revoked_ticket_opens_nothing_also_behind_a_restart_without_an_auther(
     let metrics = lab.page("/metrics").await;
     assert!(metrics.contains("\navr_proxy_refusals_total{reason=\"suspended\"} 1\n"), "{metrics}");
     assert!(metrics.contains("\navr_proxy_revoked 1\n"), "{metrics}");
-    assert!(metrics.contains("\navr_proxy_revocations_age_seconds "), "{metrics}");
+    assert!(metrics.contains("\navr_proxy_revoked_age_seconds "), "{metrics}");
     // Nobody is asked now.
     let lab = lab.restart(|_| {}).await;
     assert_eq!(denied(&lab, &suspended).await, Some(DeniedReason::Suspended));
