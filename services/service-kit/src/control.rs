@@ -7,7 +7,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _, chown};
 use std::os::unix::net::UnixStream as Connection;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,8 +31,9 @@ pub const CONNECTIONS_MAX: usize = 16;
 /// How long a request may take to arrive, and an answer's line to be taken.
 pub const LINE_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Mode of the socket: its owner's.
-const MODE: u32 = 0o600;
+/// Mode of a socket: its owner's, and with a group also that.
+const MODE_OWNER: u32 = 0o600;
+const MODE_GROUP: u32 = 0o660;
 /// Mode of the directory, where it has to be made.
 const DIRECTORY_MODE: u32 = 0o700;
 
@@ -40,8 +41,11 @@ const DIRECTORY_MODE: u32 = 0o700;
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// A server with the same path runs.
-    #[error("{} is in use; another server of this kind runs on this host", .0.display())]
+    #[error("{} is in use: another server answers there", .0.display())]
     InUse(PathBuf),
+    /// Something of that name is no socket, and is left alone.
+    #[error("{} is there, and is no socket", .0.display())]
+    NoSocket(PathBuf),
     /// The operating system refuses.
     #[error("cannot make {}", path.display())]
     Refused {
@@ -96,20 +100,7 @@ impl Control {
                 .create(directory)
                 .map_err(refused)?;
         }
-        if Connection::connect(path).is_ok() {
-            return Err(BindError::InUse(path.to_owned()));
-        }
-        // Under another name until its mode is right: nobody connects before that.
-        let hidden = path.with_extension("new");
-        match std::fs::remove_file(&hidden) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(error)),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&hidden).map_err(refused)?;
-        std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(MODE))
-            .and_then(|()| std::fs::rename(&hidden, path))
-            .map_err(refused)?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener: listen(path, None)?, path: path.to_owned() })
     }
 
     /// Answers requests until it is dropped, each in a task of its own.
@@ -140,6 +131,48 @@ impl Control {
             }
         }
     }
+}
+
+/// Makes a socket, in place of one that a server left behind when it died. Its owner and root may use it,
+/// and who is in the group `gid` where one is given.
+///
+/// # Errors
+/// Another server has it, something else has its name, or the operating system refuses.
+pub fn listen(path: &Path, gid: Option<u32>) -> Result<UnixListener, BindError> {
+    let refused = |source| BindError::Refused { path: path.to_owned(), source };
+    match Connection::connect(path) {
+        Ok(_) => return Err(BindError::InUse(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(_) if is_socket(path) => {}
+        Err(_) => return Err(BindError::NoSocket(path.to_owned())),
+    }
+    // Under another name until its mode is right: nobody connects before that. A process of this number
+    // that had the name before is gone.
+    let mut hidden = path.to_owned().into_os_string();
+    hidden.push(format!(".{}", std::process::id()));
+    let hidden = PathBuf::from(hidden);
+    let _ = std::fs::remove_file(&hidden);
+    let listener = UnixListener::bind(&hidden).map_err(refused)?;
+    let made = fit(&hidden, gid).and_then(|()| std::fs::rename(&hidden, path));
+    if made.is_err() {
+        let _ = std::fs::remove_file(&hidden);
+    }
+    made.map(|()| listener).map_err(refused)
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
+fn fit(socket: &Path, gid: Option<u32>) -> io::Result<()> {
+    let set_mode = |mode| std::fs::set_permissions(socket, std::fs::Permissions::from_mode(mode));
+    // Before the group is given, nobody of it can connect.
+    set_mode(MODE_OWNER)?;
+    if gid.is_some() {
+        chown(socket, None, gid)?;
+        set_mode(MODE_GROUP)?;
+    }
+    Ok(())
 }
 
 impl Drop for Control {

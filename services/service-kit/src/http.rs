@@ -3,14 +3,15 @@
 //! It only shows; nothing can be changed through it. Readers show a token, except on loopback, where
 //! a port without one is for everybody on the host: there the `Host` of a request has to be a name
 //! of loopback, so that a web page elsewhere cannot read it through a browser on this host. Every
-//! size, wait and number is limited by a constant here.
+//! size, wait and number is limited by a constant here. Other HTTP ports of a server have the same loop
+//! ([`serve_requests`]).
 
 mod events;
 mod settings;
 mod token;
 
 pub use events::events;
-pub use settings::{StatusFile, StatusSettings};
+pub use settings::{StatusFile, StatusSettings, tls_config};
 pub use token::{TOKEN_BYTES_MAX, TOKEN_BYTES_MIN, Token};
 
 use std::fmt;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::HttpBody as _;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{Extensions, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -187,21 +188,39 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let proof: Proof = Arc::new(Mutex::new(Some(unproven)));
+    let mark = move |extensions: &mut Extensions| {
+        extensions.insert(proof.clone());
+    };
+    if let Err(error) = serve_requests(stream, router, mark).await {
+        debug!(%peer, error = telemetry::chain(&error), "status: connection broke");
+    }
+}
+
+/// Serves the requests of one connection until it ends, by HTTP/1, with the limits of this module on
+/// their heads. `mark` gives each request what the router is to know of the connection.
+///
+/// # Errors
+/// The peer broke off, or sent something else.
+pub async fn serve_requests<S>(
+    stream: S,
+    router: Router,
+    mark: impl Fn(&mut Extensions),
+) -> Result<(), hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let router = TowerToHyperService::new(router);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<_>| {
-        request.extensions_mut().insert(proof.clone());
+        mark(request.extensions_mut());
         router.call(request)
     });
-    let served = http1::Builder::new()
+    http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        debug!(%peer, error = telemetry::chain(&error), "status: connection broke");
-    }
+        .await
 }
 
 /// The guard: what every request has to be, and what every answer carries.

@@ -2,25 +2,19 @@
 //! of its own, so that a flood on the one does not lock the operator out of the other.
 
 use std::fs;
-use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::http::StatusCode;
-use hyper::server::conn::http1;
-use hyper::service::Service as _;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
+use axum::http::{Extensions, StatusCode};
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use service_kit::files::{FileError, read_pem};
+use service_kit::control;
+use service_kit::files::FileError;
+use service_kit::http::{self, serve_requests};
+
 use service_kit::listener::{
     Counters as ListenerCounters, HANDSHAKE_TIME_MAX, Unproven, accept_loop, bind, count,
 };
@@ -33,16 +27,12 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
+pub use service_kit::http::{HEAD_BYTES_MAX, HEAD_TIME_MAX};
+
 use super::guard::{Peer, Proof};
 
 /// Connections at once, by TCP and by the local socket each.
 pub const CONNECTIONS_MAX: usize = 64;
-/// Longest request head, in bytes.
-pub const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Most header lines of a request.
-pub(super) const HEADERS_MAX: usize = 64;
-/// How long a request head may take to arrive, and a connection between two requests.
-pub const HEAD_TIME_MAX: Duration = Duration::from_secs(15);
 /// How long the body of a request and the beginning of its answer may take together: an import of
 /// 100,000 boxes into PostgreSQL needs minutes.
 pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(300);
@@ -50,9 +40,6 @@ pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(300);
 pub const CONNECTION_TIME_MAX: Duration = Duration::from_secs(900);
 /// Pause after a failed `accept`: no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// Owner and group.
-const MODE_GROUP: u32 = 0o660;
-const MODE_OWNER: u32 = 0o600;
 
 service_kit::counters! {
     /// What the admin API has seen.
@@ -115,7 +102,7 @@ impl Listeners {
         };
         let unix = match socket {
             Some(socket) => {
-                let bound = bind_socket(socket).await;
+                let bound = control::listen(&socket.path, socket.gid);
                 let listener = bound.with_context(|| {
                     format!(
                         "`admin.socket`: cannot listen on {}; write a path in a directory that \
@@ -262,78 +249,19 @@ async fn requests<S>(stream: S, peer: Peer, proof: Proof, router: Router)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let router = TowerToHyperService::new(router);
-    let service = hyper::service::service_fn(move |mut request: hyper::Request<_>| {
-        request.extensions_mut().insert(peer);
-        request.extensions_mut().insert(proof.clone());
-        router.call(request)
-    });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME_MAX)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
+    let mark = move |extensions: &mut Extensions| {
+        extensions.insert(peer);
+        extensions.insert(proof.clone());
+    };
+    if let Err(error) = serve_requests(stream, router, mark).await {
         debug!(?peer, error = telemetry::chain(&error), "admin: a connection broke");
     }
 }
 
-/// Makes the socket, in place of one that a server left behind; one that is answered is another
-/// server's. The mode is set under a name that nobody knows yet.
-async fn bind_socket(socket: &Socket) -> io::Result<UnixListener> {
-    let path = &socket.path;
-    match UnixStream::connect(path).await {
-        Ok(_) => {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another server answers there"));
-        }
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    if fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket()) {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file of this name"));
-    }
-    let mut fresh = path.clone().into_os_string();
-    fresh.push(format!(".{}", std::process::id()));
-    let fresh = PathBuf::from(fresh);
-    let _ = fs::remove_file(&fresh);
-    let listener = UnixListener::bind(&fresh)?;
-    let made = fit(&fresh, socket.gid).and_then(|()| fs::rename(&fresh, path));
-    if made.is_err() {
-        let _ = fs::remove_file(&fresh);
-    }
-    made.map(|()| listener)
-}
-
-fn fit(path: &Path, gid: Option<u32>) -> io::Result<()> {
-    let mode = if gid.is_some() { MODE_GROUP } else { MODE_OWNER };
-    // Before the group is given, nobody of it can connect.
-    fs::set_permissions(path, fs::Permissions::from_mode(MODE_OWNER))?;
-    if gid.is_some() {
-        std::os::unix::fs::chown(path, None, gid)?;
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
-}
-
-/// TLS for HTTP clients: they show a token, not a certificate.
+/// TLS of the port: see [`http::tls_config`].
 ///
 /// # Errors
 /// One of the files cannot be read or used.
 pub fn tls_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, FileError> {
-    let certificate_pem = read_pem("admin.certificate", certificate)?;
-    let key_pem = read_pem("admin.key", key)?;
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate_pem.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|error| FileError::unusable("admin.certificate", certificate, &error))?;
-    let key_der = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
-        .map_err(|error| FileError::unusable("admin.key", key, &error))?;
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key_der))
-        .map_err(|error| FileError::unusable("admin.certificate", certificate, &error))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    http::tls_config(["admin.certificate", "admin.key"], certificate, key).map(Arc::new)
 }

@@ -67,7 +67,8 @@ impl StatusFile {
         };
         let tls = match (self.certificate, self.key) {
             (Some(certificate), Some(key)) => {
-                let tls = server_config(&certificate, &key).map_err(in_settings)?;
+                let tls = tls_config(["status.certificate", "status.key"], &certificate, &key)
+                    .map_err(in_settings)?;
                 secrets.push(("status.key", key));
                 Some(Arc::new(tls))
             }
@@ -119,9 +120,16 @@ impl StatusSettings {
     }
 }
 
-/// TLS without certificates of clients: who reads shows a token.
-fn server_config(certificate: &Path, key: &Path) -> Result<ServerConfig, FileError> {
-    let (certificate_setting, key_setting) = ("status.certificate", "status.key");
+/// TLS for HTTP clients, without certificates of theirs: they show a token. The two settings are those
+/// that name the files.
+///
+/// # Errors
+/// One of the files cannot be read or used.
+pub fn tls_config(
+    [certificate_setting, key_setting]: [&'static str; 2],
+    certificate: &Path,
+    key: &Path,
+) -> Result<ServerConfig, FileError> {
     let certificate_pem = read_pem(certificate_setting, certificate)?;
     let key_pem = read_pem(key_setting, key)?;
     let chain = CertificateDer::pem_slice_iter(certificate_pem.as_bytes())
