@@ -10,7 +10,6 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a measuring program ends where it fails")]
 #![allow(clippy::print_stdout, reason = "its results")]
-#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "figures for people")]
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -20,6 +19,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use link::{Acceptor, Link};
+use nix::sys::resource::{Resource, setrlimit};
+use serde::Serialize;
 use service_kit::host;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpListener;
@@ -48,6 +49,9 @@ struct Args {
     /// How long they ask.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+    /// The results as a line of JSON.
+    #[arg(long)]
+    json: bool,
     /// The core that the manager gets.
     #[arg(long, default_value_t = 0)]
     core: usize,
@@ -61,7 +65,7 @@ struct PlayedBox {
 #[tokio::main]
 async fn main() {
     let args = Args::parse();
-    host::raise_file_limit().unwrap();
+    raise_limits(u64::try_from(args.boxes).unwrap() + 128);
     let directory = tempfile::tempdir().unwrap();
     let (ca, signer) = (FleetCa::create().unwrap(), TicketSigner::generate().unwrap());
     let settings = write_site(directory.path(), &ca, &signer, args.boxes + 16).await;
@@ -89,22 +93,54 @@ async fn main() {
     }
     let full_kib = resident_kib(pid);
     let each = (full_kib.saturating_sub(empty_kib)) as f64 / (boxes.len() - 1) as f64;
-    println!("boxes {}, resident {full_kib} KiB, {each:.1} KiB a box", boxes.len());
+    let count = boxes.len();
 
     let asking = boxes.split_off(boxes.len() - args.asking.min(boxes.len()));
     let time = Duration::from_secs(args.seconds);
-    let (asking, full_rate) = ask_for(asking, pid, time, None).await;
-    let _ = ask_for(asking, pid, time, Some(full_rate / 2.0)).await;
+    let (asking, full) = ask_for(asking, pid, time, None).await;
+    let (_, half) = ask_for(asking, pid, time, Some(full.per_s / 2.0)).await;
+    if args.json {
+        let figures =
+            Figures { boxes: count, resident_kib: full_kib, kib_per_box: each, full, half };
+        println!("{}", serde_json::to_string(&figures).unwrap());
+        return;
+    }
+    println!("boxes {count}, resident {full_kib} KiB, {each:.1} KiB a box");
+    for Asked { per_s, per_cpu_s, p50_ms, p99_ms } in [full, half] {
+        println!(
+            "{per_s:.0} assignments/s, {per_cpu_s:.0} per CPU second; median {p50_ms:.2} ms, p99 \
+             {p99_ms:.2} ms"
+        );
+    }
 }
 
-/// All of them ask for so long, together `rate` times a second, or without a pause; the result is
-/// shown, and the rate.
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Figures {
+    boxes: usize,
+    resident_kib: u64,
+    kib_per_box: f64,
+    /// As fast as they are answered, and at half of that rate.
+    full: Asked,
+    half: Asked,
+}
+
+/// Boxes that asked for a while.
+#[derive(Debug, Serialize)]
+struct Asked {
+    per_s: f64,
+    per_cpu_s: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+}
+
+/// All of them ask for so long, together `rate` times a second, or without a pause.
 async fn ask_for(
     boxes: Vec<PlayedBox>,
     pid: u32,
     time: Duration,
     rate: Option<f64>,
-) -> (Vec<PlayedBox>, f64) {
+) -> (Vec<PlayedBox>, Asked) {
     let count = boxes.len();
     let pause = rate.map(|rate| Duration::from_secs_f64(count as f64 / rate));
     let (start, cpu_before) = (Instant::now(), cpu_s(pid));
@@ -134,15 +170,14 @@ async fn ask_for(
     let (elapsed_s, used_s) = (start.elapsed().as_secs_f64(), cpu_s(pid) - cpu_before);
     waits.sort_unstable();
     let percentile = |part: usize| waits[(waits.len() - 1) * part / 100].as_secs_f64() * 1e3;
-    let achieved = waits.len() as f64 / elapsed_s;
-    println!(
-        "{} assignments/s, {} per CPU second; median {:.2} ms, p99 {:.2} ms",
-        achieved as u64,
-        (waits.len() as f64 / used_s) as u64,
-        percentile(50),
-        percentile(99)
-    );
-    (back, achieved)
+    let asked = waits.len() as f64;
+    let asked = Asked {
+        per_s: asked / elapsed_s,
+        per_cpu_s: asked / used_s,
+        p50_ms: percentile(50),
+        p99_ms: percentile(99),
+    };
+    (back, asked)
 }
 
 impl PlayedBox {
@@ -167,6 +202,17 @@ impl PlayedBox {
             opaque: false,
         };
         self.link.send(&Message::Bye(bye)).await.unwrap();
+    }
+}
+
+/// For a socket of each box, here and in the manager, which inherits it. A hard limit that is lower can be
+/// raised with CAP_SYS_RESOURCE only.
+fn raise_limits(files: u64) {
+    let limit = host::raise_file_limit().unwrap();
+    if limit < files {
+        setrlimit(Resource::RLIMIT_NOFILE, files, files).unwrap_or_else(|error| {
+            panic!("{files} files are needed, and {limit} are allowed: {error}; ask for fewer")
+        });
     }
 }
 

@@ -6,6 +6,7 @@ use crate::{
     arm::Arm,
     matrix::{Cell, KB_10, MB_1},
     record::{Results, Summary},
+    stats::Spread,
 };
 
 /// Width of the picture, and of the names to the left, in pixels.
@@ -38,6 +39,11 @@ pub(crate) fn draw(results: &Results) -> String {
     if let Some(cell) = cases([Cell::new(KB_10, 1, 20), Cell::new(KB_10, 1, 1)]) {
         top = dots(&mut body, top, cell, &summaries(results, cell));
     }
+    svg(&body, top)
+}
+
+/// A picture of what was drawn, and how high that is.
+pub(crate) fn svg(body: &str, top: f64) -> String {
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {top}\" width=\"{WIDTH}\" \
          height=\"{top}\" font-family=\"sans-serif\" font-size=\"13\">\n\
@@ -84,20 +90,40 @@ impl Scale {
     }
 }
 
+/// A figure that is drawn.
+#[derive(Debug)]
+pub(crate) struct Bar<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) spread: Spread,
+    /// Ours stand out.
+    pub(crate) is_ours: bool,
+}
+
 fn bars(body: &mut String, top: f64, cell: Cell, summaries: &[Summary]) -> f64 {
     let title = format!("SMTP, {}: mails a second, median, least and most", case_name(cell));
-    let scale = Scale::over(summaries.iter().map(|summary| summary.mails_per_second.median));
-    let bottom = frame(body, top, &title, summaries, &scale);
-    for (index, summary) in summaries.iter().enumerate() {
+    let bars = summaries.iter().map(|summary| Bar {
+        name: summary.arm.title(),
+        spread: summary.mails_per_second,
+        is_ours: is_ours(summary.arm),
+    });
+    panel(body, top, &title, &bars.collect::<Vec<_>>())
+}
+
+/// Draws some bars under a title; gives where they end.
+pub(crate) fn panel(body: &mut String, top: f64, title: &str, bars: &[Bar<'_>]) -> f64 {
+    let scale = Scale::over(bars.iter().map(|bar| bar.spread.median));
+    let names: Vec<&str> = bars.iter().map(|bar| bar.name).collect();
+    let bottom = frame(body, top, title, &names, &scale);
+    for (index, bar) in bars.iter().enumerate() {
         let y = line_top(top, index);
-        let rate = summary.mails_per_second;
+        let rate = bar.spread;
         let (start, end) = (x(&scale, 0.0), x(&scale, rate.median));
         let _ = writeln!(
             body,
             "<rect x=\"{start:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"16\" fill=\"{}\"/>",
             y + 4.0,
             end - start,
-            colour(summary.arm)
+            colour(bar.is_ours)
         );
         let (min, max, middle) = (x(&scale, rate.min), x(&scale, rate.max), y + 12.0);
         let _ = writeln!(
@@ -124,11 +150,12 @@ fn dots(body: &mut String, top: f64, cell: Cell, summaries: &[Summary]) -> f64 {
         [summary.p50_us, summary.p95_us, summary.p99_us].map(|us| us.median / 1e3)
     };
     let scale = Scale::over(summaries.iter().flat_map(ms));
-    let bottom = frame(body, top, &title, summaries, &scale);
+    let names: Vec<&str> = summaries.iter().map(|summary| summary.arm.title()).collect();
+    let bottom = frame(body, top, &title, &names, &scale);
     for (index, summary) in summaries.iter().enumerate() {
         let y = line_top(top, index) + 12.0;
         let places = ms(summary).map(|ms| x(&scale, ms));
-        let colour = colour(summary.arm);
+        let colour = colour(is_ours(summary.arm));
         let _ = writeln!(
             body,
             "<line x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"{colour}\"/>",
@@ -147,8 +174,8 @@ fn dots(body: &mut String, top: f64, cell: Cell, summaries: &[Summary]) -> f64 {
 }
 
 /// Title, names and scale of a panel; gives where it ends.
-fn frame(body: &mut String, top: f64, title: &str, summaries: &[Summary], scale: &Scale) -> f64 {
-    let lines = line_top(top, summaries.len());
+fn frame(body: &mut String, top: f64, title: &str, names: &[&str], scale: &Scale) -> f64 {
+    let lines = line_top(top, names.len());
     let _ = writeln!(
         body,
         "<text x=\"12\" y=\"{:.1}\" font-weight=\"bold\">{}</text>",
@@ -164,9 +191,9 @@ fn frame(body: &mut String, top: f64, title: &str, summaries: &[Summary], scale:
         );
         label(body, x, lines + 18.0, "middle", &mark_name(mark));
     }
-    for (index, summary) in summaries.iter().enumerate() {
+    for (index, name) in names.iter().enumerate() {
         let y = line_top(top, index) + 17.0;
-        label(body, NAMES_WIDTH - 10.0, y, "end", summary.arm.title());
+        label(body, NAMES_WIDTH - 10.0, y, "end", name);
     }
     lines + SCALE_HEIGHT
 }
@@ -204,11 +231,12 @@ fn x(scale: &Scale, value: f64) -> f64 {
     NAMES_WIDTH + (WIDTH - NAMES_WIDTH - NUMBERS_WIDTH) * scale.place(value)
 }
 
-fn colour(arm: Arm) -> &'static str {
-    match arm {
-        Arm::Avr | Arm::AvrClamd | Arm::Chain => OURS,
-        _ => OTHERS,
-    }
+fn is_ours(arm: Arm) -> bool {
+    matches!(arm, Arm::Avr | Arm::AvrClamd | Arm::Chain)
+}
+
+fn colour(is_ours: bool) -> &'static str {
+    if is_ours { OURS } else { OTHERS }
 }
 
 fn escaped(text: &str) -> String {

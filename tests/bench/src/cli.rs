@@ -1,12 +1,16 @@
 //! The command line of `bench`.
 #![allow(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
 
-use std::{env, path::PathBuf, process::ExitCode};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{arm::Arm, fetch::Fetch, load::Load, run, sink::Sink};
+use crate::{arm::Arm, fetch::Fetch, load::Load, run, sink::Sink, sites};
 
 /// Compares mail proxies, and judges ours.
 #[derive(Debug, Parser)]
@@ -20,6 +24,8 @@ pub struct Arguments {
 enum Verb {
     /// Mails a second, added latency, processor time and memory, beside other proxies.
     Mail(Mail),
+    /// Assignments of a manager, and sessions of a proxy beside other proxies, on one core.
+    Sites(Sites),
     /// The mail server of a measurement.
     #[command(hide = true)]
     Sink(Sink),
@@ -60,6 +66,26 @@ pub(crate) struct Mail {
     pub(crate) publish: bool,
 }
 
+/// What is measured of a site's servers, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Sites {
+    /// Few sessions and boxes, and one round, in some two minutes.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// How often everything is measured; 3 unless quick.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(crate) rounds: Option<u32>,
+    /// Folder of the product's programs, with `examples` in it. Default: beside this one.
+    #[arg(long)]
+    pub(crate) programs: Option<PathBuf>,
+    /// Folder for sites.json and sites.svg. Default: bench, beside the folder of this program.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// Write the table and the chart also to where the tree keeps them.
+    #[arg(long)]
+    pub(crate) publish: bool,
+}
+
 /// A kind of figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Only {
@@ -74,13 +100,12 @@ impl Arguments {
     /// Whatever kept it from being done.
     pub fn execute(self) -> Result<ExitCode> {
         match self.verb {
-            Verb::Mail(mail) => match e2e::enter()? {
-                Some(status) => {
-                    let code = status.code().and_then(|code| u8::try_from(code).ok());
-                    return Ok(code.unwrap_or(1).into());
-                }
-                None => run::compare(&mail)?,
-            },
+            Verb::Mail(_) | Verb::Sites(_) if let Some(status) = e2e::enter()? => {
+                let code = status.code().and_then(|code| u8::try_from(code).ok());
+                return Ok(code.unwrap_or(1).into());
+            }
+            Verb::Mail(mail) => run::compare(&mail)?,
+            Verb::Sites(sites) => sites::measure(&sites)?,
             Verb::Sink(sink) => sink.run()?,
             Verb::Load(load) => println!("{}", serde_json::to_string(&load.run()?)?),
             Verb::Fetch(fetch) => println!("{}", serde_json::to_string(&fetch.run()?)?),
@@ -103,12 +128,7 @@ impl Mail {
     /// # Errors
     /// When this program does not know its own place.
     pub(crate) fn out(&self) -> Result<PathBuf> {
-        if let Some(out) = &self.out {
-            return Ok(out.clone());
-        }
-        let target =
-            own_directory()?.parent().context("no folder above this program's")?.to_owned();
-        Ok(target.join("bench"))
+        out(self.out.as_deref())
     }
 
     /// The arms that are measured, and those they are compared with, in their order.
@@ -123,7 +143,29 @@ impl Mail {
     }
 }
 
-fn own_directory() -> Result<PathBuf> {
+impl Sites {
+    /// Where the results go.
+    ///
+    /// # Errors
+    /// When this program does not know its own place.
+    pub(crate) fn out(&self) -> Result<PathBuf> {
+        out(self.out.as_deref())
+    }
+}
+
+fn out(asked: Option<&Path>) -> Result<PathBuf> {
+    if let Some(out) = asked {
+        return Ok(out.to_owned());
+    }
+    let target = own_directory()?.parent().context("no folder above this program's")?.to_owned();
+    Ok(target.join("bench"))
+}
+
+/// The folder of this program.
+///
+/// # Errors
+/// When this program does not know its own place.
+pub(crate) fn own_directory() -> Result<PathBuf> {
     let own = env::current_exe().context("cannot find this program's own file")?;
     Ok(own.parent().context("a program without a folder")?.to_owned())
 }

@@ -2,7 +2,8 @@
 //! one proxy after the other in between, in one run.
 //!
 //! `bench mail` runs inside namespaces of its own, as the end-to-end tests do, and starts the other
-//! programs of this binary as client and mail server. Knows the product only by its command lines.
+//! programs of this binary as client and mail server. `bench sites` does the same with a site's servers,
+//! by the programs that measure them. Knows the product only by its command lines.
 //! Must not depend on a crate that is not a test. Entry: [`cli::Arguments`].
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,7 @@ mod report;
 mod run;
 mod servers;
 mod sink;
+mod sites;
 mod stage;
 mod stats;
 mod targets;

@@ -34,6 +34,14 @@ impl Machine {
     /// # Errors
     /// When `/proc` cannot be read.
     pub(crate) fn look() -> Result<Self> {
+        Self::look_with(&PACKAGES)
+    }
+
+    /// Looks at it, and at the versions of these packages.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub(crate) fn look_with(packages: &[&str]) -> Result<Self> {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
         let processor = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
         let meminfo = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
@@ -44,7 +52,7 @@ impl Machine {
             memory_mib: total.unwrap_or_default() / 1024,
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             load_average: load_average()?,
-            packages: PACKAGES.iter().map(|package| version(package)).collect(),
+            packages: packages.iter().map(|package| version(package)).collect(),
         })
     }
 }
@@ -88,6 +96,12 @@ impl Cores {
     pub(crate) fn shared_out(&self) -> Option<(Self, Self)> {
         let (first, others) = self.0.split_first()?;
         (!others.is_empty()).then(|| (Self(vec![*first]), Self(others.to_vec())))
+    }
+
+    /// The first of them; there is at least one.
+    #[must_use]
+    pub(crate) fn first(&self) -> usize {
+        self.0.first().copied().unwrap_or_default()
     }
 
     /// Lets this thread, and what it starts from now on, run on these only.
