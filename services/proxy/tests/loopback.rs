@@ -430,3 +430,26 @@ async fn the_status_port_says_all_that_is_counted_and_whether_it_is_full() {
     assert!(draining.ends_with("draining: 1 sessions are left\n"), "{draining}");
     session.quit().await;
 }
+
+#[tokio::test]
+async fn a_scanner_shows_what_it_has_not_answered_and_that_it_is_left_out() {
+    let server = MailServer::start().await;
+    let scanner = StuckServer::new().await;
+    let tables = format!("[scan]\nclamd = [\"{}\"]\n", scanner.address);
+    let lab = Lab::start_with(server.address, &tables, |_| {}).await;
+    let labels = format!("{{engine=\"clamd\",server=\"{}\"}}", scanner.address);
+    let shown = async |line: String| {
+        let showing = async { while !lab.page("/metrics").await.contains(&line) {} };
+        tokio::time::timeout(PATIENCE, showing).await.expect("it is never shown");
+    };
+    let mut session = lab.admitted().await.session(server.address).await;
+    let looking = async {
+        shown(format!("\navr_proxy_scanner_outstanding{labels} 1\n")).await;
+        shown(format!("\navr_proxy_scanner_up{labels} 0\n")).await;
+        shown(format!("\navr_proxy_scanner_outstanding{labels} 0\n")).await;
+        shown("\navr_proxy_engine_failed_total{engine=\"clamd\"} 1\n".to_owned()).await;
+    };
+    let (reply, ()) = tokio::join!(session.send_mail(CLEAN_MAIL), looking);
+    assert!(reply.starts_with("451 "), "{reply}");
+    shown("\navr_proxy_unscannable_reasons_total{reason=\"engine-failed\"} 1\n".to_owned()).await;
+}
