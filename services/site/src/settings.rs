@@ -85,14 +85,7 @@ fn manager(site: &Site, places: Places<'_>) -> String {
     // As it was written, so that repetitions keep their meaning.
     let table: Vec<String> = site.table.iter().map(ToString::to_string).collect();
     let _ = writeln!(text, "proxy_address = {}", quoted(&table.join(", ")));
-    if !site.auther.is_empty() {
-        let authers: Vec<String> = site
-            .auther
-            .iter()
-            .map(|auther| SocketAddr::new(*auther, AUTHER_PORT).to_string())
-            .collect();
-        let _ = writeln!(text, "auther = {}", quoted_list(&authers));
-    }
+    text += &authers(site);
     text += &status(MANAGER_STATUS_PORT);
     text += "\n# What forward.nft forwards.\n[public]\n";
     for forward in site.forwards().iter().filter(|forward| forward.role == Role::Proxy) {
@@ -104,6 +97,16 @@ fn manager(site: &Site, places: Places<'_>) -> String {
     text
 }
 
+/// Whom to ask which tickets are void.
+fn authers(site: &Site) -> String {
+    if site.auther.is_empty() {
+        return String::new();
+    }
+    let authers =
+        site.auther.iter().map(|auther| SocketAddr::new(*auther, AUTHER_PORT).to_string());
+    format!("auther = {}\n", quoted_list(&authers.collect::<Vec<_>>()))
+}
+
 fn proxy(site: &Site, places: Places<'_>) -> String {
     let mut text = head(Role::Proxy, PROXY_PORT, site, places, TICKET_PUBLIC_KEY);
     // The machines' own addresses too: public ones, where a site has IPv6, are nobody's to mail to.
@@ -111,6 +114,7 @@ fn proxy(site: &Site, places: Places<'_>) -> String {
     let mut own: Vec<String> = own.map(|address| address.to_string()).collect();
     own.dedup();
     let _ = writeln!(text, "own_addresses = {}", quoted_list(&own));
+    text += &authers(site);
     text += "\n[scan]\n";
     let draft = site.draft();
     for (key, list) in [("clamd", &draft.clamd), ("icap", &draft.icap)] {
