@@ -1,6 +1,7 @@
 //! One file of a board, in which anything may be missing, and how files become a board.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use config::{ConfigError, Document};
 use serde::Deserialize;
@@ -292,4 +293,31 @@ fn check_whole(top: &Document, board: &Board) -> Result<(), ConfigError> {
         ));
     }
     Ok(())
+}
+
+/// The error for a module that the kernel does not have, at the first of the files that names it.
+pub(crate) fn blame_module(
+    own: &Path,
+    common: &Path,
+    module: &ModuleName,
+    problem: &str,
+) -> ConfigError {
+    let (problem, remedy) = (
+        format!("module \"{module}\": {problem}"),
+        "write a name that stands in the kernel's package instead, or remove it",
+    );
+    for path in [own, common] {
+        let Ok(document) = Document::load(path) else { continue };
+        let Ok(layer) = document.parse::<Layer>() else { continue };
+        let lists = [("load", &layer.modules.load), ("include", &layer.modules.include)];
+        for (key, names) in lists {
+            if let Some(index) = names.iter().position(|name| name == module) {
+                return document.invalid(&format!("modules.{key}[{index}]"), problem, remedy);
+            }
+        }
+        if layer.watchdog.module.as_ref() == Some(module) {
+            return document.invalid("watchdog.module", problem, remedy);
+        }
+    }
+    config::invalid(own, "modules", problem, remedy)
 }

@@ -247,6 +247,23 @@ impl Board {
         layer::resolve(documents)
     }
 
+    /// The error for a module that the board `id` names and the kernel does not have: found in the
+    /// board's file, or in common's.
+    #[must_use]
+    pub fn blame_module(
+        boards: &Path,
+        id: &str,
+        module: &ModuleName,
+        problem: &str,
+    ) -> ConfigError {
+        layer::blame_module(
+            &boards.join(id).join(FILE),
+            &boards.join(COMMON).join(FILE),
+            module,
+            problem,
+        )
+    }
+
     /// The whole board as one file, which [`Self::load`] reads.
     #[must_use]
     pub fn to_toml(&self) -> String {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use board::{Arch, Board, Counting, FILE, Port, Slots};
+use board::{Arch, Board, Counting, FILE, ModuleName, Port, Slots};
 use tempfile::TempDir;
 
 const COMMON: &str = r#"
@@ -76,7 +76,7 @@ fn the_boards_own_file_wins_and_lists_are_of_both() {
     assert_eq!((board.boot.counting, board.boot.slots), (Counting::Userspace, Slots::Xbootldr));
     assert_eq!(board.boot.cmdline, ["quiet", "x"]);
     assert_eq!((board.watchdog.module.as_str(), board.watchdog.seconds), ("softdog", 20));
-    let names: Vec<&str> = board.modules.load.iter().map(board::ModuleName::as_str).collect();
+    let names: Vec<&str> = board.modules.load.iter().map(ModuleName::as_str).collect();
     assert_eq!(names, ["ext4", "bridge", "tun"]);
     assert_eq!(board.modules.include[1].as_str(), "dwmac_rk");
     assert_eq!(board.ports.wan, Port::Pci("0000:01:00.0".to_owned()));
@@ -194,6 +194,20 @@ fn mistakes_in_commons_file_are_blamed_on_it() {
         "common/board.toml:13: `watchdog.module`: invalid value: string \"soft dog\"; write the \
          name of a kernel module, as in \"igc\" instead"
     );
+}
+
+#[test]
+fn a_module_is_blamed_where_it_stands() {
+    let own = format!("{OWN}[watchdog]\nmodule = \"dog\"\n[modules]\nload = [\n\"a\",\n\"b-c\"]\n");
+    let boards = Boards::new(COMMON, &own);
+    for (name, place) in [("b_c", "desk/board.toml:13"), ("dog", "desk/board.toml:9")] {
+        let module = ModuleName::parse(name).unwrap();
+        let error = Board::blame_module(boards.0.path(), "desk", &module, "none").to_string();
+        assert!(error.contains(&format!("{place}: module \"{name}\": none; write")), "{error}");
+    }
+    let module = ModuleName::parse("ahci").unwrap();
+    let error = Board::blame_module(boards.0.path(), "desk", &module, "none").to_string();
+    assert!(error.contains("common/board.toml:19: module"), "{error}");
 }
 
 #[test]
