@@ -1,0 +1,26 @@
+//! Builds the box's disk images: Debian packages pinned by version and SHA-256, and our own programs.
+//!
+//! Purpose: one command gives an image that boots, without root and loop devices, and the same bytes
+//! whoever runs it. The way: packages ([`debian`]) → modules ([`modules`]) → root ([`system`], [`tree`]) →
+//! UKI ([`uki`]) → file systems ([`fat`], [`ext4`]) → disk ([`disk`]). It reads no clock: every time in an
+//! image is the commit's. Must not depend on the programs that it packs. Entry: [`build`].
+#![forbid(unsafe_code)]
+
+mod build;
+pub mod debian;
+pub mod disk;
+mod error;
+pub mod ext4;
+pub mod fat;
+pub mod layout;
+pub mod modules;
+pub mod qemu;
+pub mod sbom;
+pub mod system;
+mod tree;
+pub mod uki;
+pub mod update;
+
+pub use build::{Built, LEVEL, Options, Release, build};
+pub use error::ImageError;
+pub use tree::{Node, Tree};
