@@ -1,16 +1,14 @@
 //! The disk image: partition table, what is in the partitions, and the map of what has to be written.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{BufReader, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use gpt::GptConfig;
-use gpt::disk::LogicalBlockSize;
-use gpt::mbr::ProtectiveMBR;
+use gptman::{GPT, GPTPartitionEntry};
+use uuid::{Uuid, uuid};
 
 use crate::ImageError;
 use crate::error::Step as _;
@@ -22,6 +20,11 @@ const SECTOR_BYTES: u64 = 512;
 const BLOCK_BYTES: u64 = 4096;
 /// Space at both ends that the partition tables may take, in bytes.
 const TABLE_BYTES: u64 = 1024 * 1024;
+
+/// Types of partitions: the UEFI specification's, and those of the Discoverable Partitions Specification.
+const ESP: Uuid = uuid!("c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
+const XBOOTLDR: Uuid = uuid!("bc13c2ff-59e6-4262-a352-b275fd6f7172");
+const LINUX: Uuid = uuid!("0fc63daf-8483-4772-8e79-3d69d8477de4");
 
 /// A disk image that is being written.
 #[derive(Debug)]
@@ -43,9 +46,9 @@ impl<'a> Disk<'a> {
         let mut file =
             options.read(true).write(true).create(true).truncate(true).open(path).step(step)?;
         file.set_len(layout.bytes()).step(step)?;
-        write_table(&mut file, layout).map_err(|complaint| ImageError::Program {
+        write_table(&mut file, layout).map_err(|error| ImageError::Program {
             step: format!("writing the partition table of {}", path.display()),
-            complaint,
+            complaint: error.to_string(),
         })?;
         let table = TABLE_BYTES / BLOCK_BYTES;
         Ok(Self { file, layout, mapped: vec![(0, table)] })
@@ -132,36 +135,25 @@ fn bmap(image_bytes: u64, blocks: u64, mapped: u64, own: &str, ranges: &str) -> 
     )
 }
 
-fn write_table(file: &mut File, layout: &Layout) -> Result<(), String> {
-    let sectors = layout.bytes() / SECTOR_BYTES;
-    let protected = u32::try_from(sectors - 1).unwrap_or(u32::MAX);
-    ProtectiveMBR::with_lb_size(protected)
-        .overwrite_lba0(file)
-        .map_err(|error| error.to_string())?;
-    let partitions: BTreeMap<u32, gpt::partition::Partition> = (1..)
-        .zip(&layout.partitions)
-        .map(|(number, partition)| {
-            let entry = gpt::partition::Partition {
-                part_type_guid: match partition.kind {
-                    Kind::Esp => gpt::partition_types::EFI,
-                    Kind::Xbootldr => gpt::partition_types::FREEDESK_BOOT,
-                    Kind::Linux => gpt::partition_types::LINUX_FS,
-                },
-                part_guid: partition.guid,
-                first_lba: partition.start / SECTOR_BYTES,
-                last_lba: (partition.start + partition.bytes) / SECTOR_BYTES - 1,
-                flags: 0,
-                name: partition.name.clone(),
-            };
-            (number, entry)
-        })
-        .collect();
-    let config = GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);
-    let mut disk = config
-        .create_from_device(file, Some(layout.disk_guid))
-        .map_err(|error| error.to_string())?;
-    disk.update_partitions(partitions).map_err(|error| error.to_string())?;
-    disk.write().map_err(|error| error.to_string())?.flush().map_err(|error| error.to_string())
+fn write_table(file: &mut File, layout: &Layout) -> Result<(), gptman::Error> {
+    GPT::write_protective_mbr_into(file, SECTOR_BYTES)?;
+    let mut table = GPT::new_from(file, SECTOR_BYTES, layout.disk_guid.to_bytes_le())?;
+    for (number, partition) in (1..).zip(&layout.partitions) {
+        let kind = match partition.kind {
+            Kind::Esp => ESP,
+            Kind::Xbootldr => XBOOTLDR,
+            Kind::Linux => LINUX,
+        };
+        table[number] = GPTPartitionEntry {
+            partition_type_guid: kind.to_bytes_le(),
+            unique_partition_guid: partition.guid.to_bytes_le(),
+            starting_lba: partition.start / SECTOR_BYTES,
+            ending_lba: (partition.start + partition.bytes) / SECTOR_BYTES - 1,
+            attribute_bits: 0,
+            partition_name: partition.name.as_str().into(),
+        };
+    }
+    table.write_into(file).map(|_| ())
 }
 
 #[cfg(test)]
