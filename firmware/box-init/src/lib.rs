@@ -1,0 +1,9 @@
+//! PID 1 of the box: the bridge first, then disk, services, addresses, clock and blessing.
+//!
+//! What decides is apart from what does: the modules below take bytes and the time and say what is to
+//! be done, and have no system call. What is asked of PID 1 at run time, by console and status page,
+//! is in [`control`]. Must not depend on tokio, on `avr`, nor on anything that scans. Entry:
+//! [`control`].
+#![forbid(unsafe_code)]
+
+pub mod control;
