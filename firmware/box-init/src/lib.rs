@@ -6,4 +6,14 @@
 //! [`control`].
 #![forbid(unsafe_code)]
 
+pub mod addresses;
+pub mod boots;
+pub mod clock;
+pub mod cmdline;
 pub mod control;
+pub mod health;
+pub mod modules;
+pub mod notify;
+pub mod ring;
+pub mod slots;
+pub mod supervise;

@@ -1,4 +1,5 @@
 //! The socket's lines, as console and status page rely on them.
+#![allow(clippy::tests_outside_test_module, reason = "an integration test is a test module")]
 
 use box_init::control::{
     AddressSource, Check, Clock, ClockState, Failure, Gateway, Ipv4Settings, LogLine, Mode,
