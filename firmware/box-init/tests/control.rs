@@ -17,12 +17,12 @@ fn network() -> Network {
                 prefix: 24,
                 gateway: Some([192, 0, 2, 1].into()),
             },
-            dns: vec!["2001:db8::53".parse().unwrap()],
+            dns: vec!["2001:db8::53".parse().expect("an address")],
             ..NetworkSettings::default()
         },
         addresses: vec!["192.0.2.7/24".to_owned(), "fe80::1/64".to_owned()],
         gateway: Some([192, 0, 2, 1].into()),
-        dns: vec!["2001:db8::53".parse().unwrap()],
+        dns: vec!["2001:db8::53".parse().expect("an address")],
         source: AddressSource::Static,
         confirm_seconds: Some(171),
     }

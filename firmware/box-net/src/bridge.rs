@@ -32,7 +32,7 @@ pub(crate) fn find(name: &str) -> Result<Found, OpenError> {
 
 /// Sees to it that `bridge` exists, has both ports, and that all three are up. What is so already is
 /// left as it is, so that starting again does not interrupt the line.
-pub(crate) fn ensure(control: &Control, bridge: &str, ports: [&Found; 2]) -> Result<(), OpenError> {
+pub(crate) fn ensure(control: &Control, bridge: &str, ports: &[&Found]) -> Result<(), OpenError> {
     match find(bridge) {
         Ok(_) => {}
         Err(OpenError::NoInterface { .. }) => {

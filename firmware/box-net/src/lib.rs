@@ -14,7 +14,11 @@
 //!
 //! **When the process ends**, in whatever way, the kernel removes the table and the TAP devices with
 //! it, and the bridge carries mail as it carries everything else. The bridge itself is never taken
-//! down, not even one made here: it is what the office's line hangs on.
+//! down, not even one made here: it is what the office's line hangs on. [`join`] makes it alone, for who
+//! starts the box.
+//!
+//! Beside all that stand three system calls that have no safe wrapper elsewhere and nothing to do with
+//! the line: [`map_large_allocations`], [`grow_ext4`], [`set_watchdog_seconds`].
 
 mod bridge;
 mod netlink;
@@ -33,7 +37,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 
 pub use box_stack::{MacAddress, Port};
-pub use sys::map_large_allocations;
+pub use sys::{grow_ext4, map_large_allocations, set_watchdog_seconds};
 pub use table::TableError;
 
 use sys::Control;
@@ -68,6 +72,18 @@ pub struct Settings {
 /// There is no such interface.
 pub fn mac_address(interface: &str) -> Result<[u8; 6], OpenError> {
     bridge::find(interface).map(|found| found.mac)
+}
+
+/// Sees to it that `bridge` exists, has these ports, and that all of them are up: what the line needs
+/// before anybody looks at mail. What is so already is left as it is.
+///
+/// # Errors
+///
+/// [`OpenError`] says which step failed; what was done before it stays.
+pub fn join(bridge: &str, ports: &[&str]) -> Result<(), OpenError> {
+    let control = Control::open().map_err(OpenError::Descriptor)?;
+    let found = ports.iter().map(|port| bridge::find(port)).collect::<Result<Vec<_>, _>>()?;
+    bridge::ensure(&control, bridge, &found.iter().collect::<Vec<_>>())
 }
 
 /// The box could not take its place on the line.
@@ -193,7 +209,7 @@ impl BoxNet {
         let control = Control::open().map_err(OpenError::Descriptor)?;
         let lan = bridge::find(&settings.lan)?;
         let wan = bridge::find(&settings.wan)?;
-        bridge::ensure(&control, &settings.bridge, [&lan, &wan])?;
+        bridge::ensure(&control, &settings.bridge, &[&lan, &wan])?;
         let own_bridge = bridge::find(&settings.bridge)?;
         let mtu = mtu(&control, &settings.lan)?.min(mtu(&control, &settings.wan)?);
         let lan_tap = Tap::create(&control, &format!("{}-lan", settings.name), mtu)?;

@@ -1,11 +1,8 @@
-//! The system calls that have no safe wrapper: network ioctls, and one setting of the C library.
+//! The system calls that have no safe wrapper: ioctls, and one setting of the C library.
 //!
 //! The only module of the workspace with `unsafe`. Each function is a safe, complete operation; what
 //! it means is said by its callers.
-#![allow(
-    unsafe_code,
-    reason = "network ioctls have no safe wrapper; each block says why it is sound"
-)]
+#![allow(unsafe_code, reason = "ioctls have no safe wrapper; each block says why it is sound")]
 
 use std::ffi::CString;
 use std::mem;
@@ -47,6 +44,8 @@ nix::ioctl_write_ptr_bad!(ioctl_set_flags, libc::SIOCSIFFLAGS, libc::ifreq);
 nix::ioctl_readwrite_bad!(ioctl_mtu, libc::SIOCGIFMTU, libc::ifreq);
 nix::ioctl_write_ptr_bad!(ioctl_set_mtu, libc::SIOCSIFMTU, libc::ifreq);
 nix::ioctl_write_ptr_bad!(ioctl_set_queue, libc::SIOCSIFTXQLEN, libc::ifreq);
+nix::ioctl_write_ptr!(ioctl_ext4_resize, b'f', 16, u64);
+nix::ioctl_readwrite!(ioctl_watchdog_seconds, b'W', 6, c_int);
 
 /// An entry of a bridge's forwarding table (`struct __fdb_entry`).
 #[repr(C)]
@@ -203,6 +202,29 @@ pub fn map_large_allocations(bytes: usize) {
     }
     #[cfg(not(target_env = "gnu"))]
     let _ = bytes;
+}
+
+/// Has a mounted ext4, of which `file` is any open file or folder, take up `blocks` of its own blocks.
+///
+/// # Errors
+///
+/// There is no such room, the file system cannot grow, or it is no ext4.
+pub fn grow_ext4(file: BorrowedFd<'_>, blocks: u64) -> Result<(), Errno> {
+    // SAFETY: `EXT4_IOC_RESIZE_FS` reads one 64-bit number, during the call only.
+    unsafe { ioctl_ext4_resize(file.as_raw_fd(), &raw const blocks) }.map(drop)
+}
+
+/// Sets after how long without food an open `/dev/watchdog` resets the machine; what it was set to, which
+/// is what the device can do.
+///
+/// # Errors
+///
+/// The device has one time only, or this one is too long for it.
+pub fn set_watchdog_seconds(watchdog: BorrowedFd<'_>, seconds: u16) -> Result<u16, Errno> {
+    let mut seconds = c_int::from(seconds);
+    // SAFETY: `WDIOC_SETTIMEOUT` reads an integer and writes one in its place, during the call only.
+    unsafe { ioctl_watchdog_seconds(watchdog.as_raw_fd(), &raw mut seconds) }?;
+    Ok(u16::try_from(seconds).unwrap_or(u16::MAX))
 }
 
 /// A request about the interface `name`, all else zero.
