@@ -76,6 +76,12 @@ pub fn escaped(text: &str) -> String {
     safe
 }
 
+/// The same for a text of several lines.
+#[must_use]
+pub fn escaped_lines(text: &str) -> String {
+    text.lines().map(escaped).collect::<Vec<_>>().join("\n")
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

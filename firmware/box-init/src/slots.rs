@@ -124,6 +124,17 @@ pub fn condemn(files: &[String], running: &str) -> Option<Rename> {
     (has_other && !files.contains(&to)).then(|| Rename { from: file.to_owned(), to })
 }
 
+/// How to count a start of the slot `running`, where the loader cannot: one less is left. `None` for one
+/// that is blessed or has none left.
+#[must_use]
+pub fn count(files: &[String], running: &str) -> Option<Rename> {
+    let wanted = Name::parse(running)?;
+    let (file, own) = parsed(files).find(|(_, name)| name.base == wanted.base)?;
+    let (left, done) = own.counters.filter(|&(left, _)| left > 0)?;
+    let to = Name { counters: Some((left - 1, done.saturating_add(1).min(9))), ..own }.to_string();
+    (!files.contains(&to)).then(|| Rename { from: file.to_owned(), to })
+}
+
 /// Slots that were tried in vain, without their counters.
 pub fn failed(files: &[String]) -> impl Iterator<Item = &str> {
     parsed(files).filter(|(_, name)| name.is_bad()).map(|(_, name)| name.base)
@@ -185,6 +196,15 @@ mod tests {
         assert_eq!(failed(&bad).collect::<Vec<_>>(), ["avr_000002"]);
     }
 
+    #[test]
+    fn starts_are_counted() {
+        let to = |file: &str| count(&files(&[file]), file).map(|rename| rename.to);
+        assert_eq!(to("avr_000002+3-0.efi").as_deref(), Some("avr_000002+2-1.efi"));
+        assert_eq!(to("avr_000002+1-2.efi").as_deref(), Some("avr_000002+0-3.efi"));
+        assert_eq!(to("avr_000002+0-3.efi"), None);
+        assert_eq!(to("avr_000002.efi"), None);
+    }
+
     proptest! {
         #[test]
         fn names_survive_being_taken_apart(base in "[a-z_]{1,8}[0-9]{0,6}", counters in
@@ -200,7 +220,8 @@ mod tests {
             running in "(a|b)_[12](\\+[0-3]-[0-3])?\\.efi",
         ) {
             let files: Vec<String> = names.into_iter().collect();
-            let renames = [bless(&files, &running).ok().flatten(), condemn(&files, &running)];
+            let blessing = bless(&files, &running).ok().flatten();
+            let renames = [blessing, condemn(&files, &running), count(&files, &running)];
             for rename in renames.into_iter().flatten() {
                 prop_assert!(files.contains(&rename.from));
                 prop_assert!(!files.contains(&rename.to));
