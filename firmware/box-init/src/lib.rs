@@ -28,4 +28,4 @@ pub mod texts;
 
 pub use host::exec::{ExecError, Spec};
 pub use init::run;
-pub use role::{Role, ask, become_service, tell_dhcp};
+pub use role::{Role, ask, become_service, modprobe, tell_dhcp};

@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use box_init::{Role, ask, become_service, tell_dhcp};
+use box_init::{Role, ask, become_service, modprobe, tell_dhcp};
 
 const USAGE: &str = "box-init is PID 1 of the box; by hand: box-init ask '{\"verb\":\"status\"}'";
 
@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         Role::Init => return box_init::run(),
         Role::Service(spec) => become_service(&spec).map(|_| ()),
         Role::DhcpScript(argument) => tell_dhcp(&argument),
+        Role::Modprobe(module) => modprobe(&module),
         Role::Ask(request) => ask(&request).map(|reply| println!("{reply}")),
         Role::Unknown => Err(USAGE.into()),
     };

@@ -67,8 +67,8 @@ impl Index {
                 match word {
                     "pre:" => before = true,
                     "post:" => before = false,
-                    other if before => soft.before.push(name_of(other)),
-                    other => soft.after.push(name_of(other)),
+                    other if before => soft.before.push(other.to_owned()),
+                    other => soft.after.push(other.to_owned()),
                 }
             }
         }
@@ -95,28 +95,35 @@ impl Index {
         found
     }
 
-    /// What to load for `module`, in order; what is in `loaded` is left out, and what the image does
-    /// not have is, too. Empty if there is no such module, or it is there.
+    /// What to load for `module`, which may be an alias as well, in order; what is in `loaded` is left
+    /// out, and what the image does not have is, too. Empty if there is no such module, or it is there.
     #[must_use]
     pub fn load_order(&self, module: &str, loaded: &HashSet<String>) -> Vec<Load> {
         let mut order = Vec::new();
         let mut seen = loaded.clone();
-        self.visit(&name_of(module), true, &mut seen, &mut order);
+        self.visit(module, true, &mut seen, &mut order);
         order
     }
 
     fn visit(
         &self,
-        module: &str,
+        wanted: &str,
         required: bool,
         seen: &mut HashSet<String>,
         order: &mut Vec<Load>,
     ) {
+        let module = &name_of(wanted);
         // Marked before its needs are looked at, so that a circle of soft ones ends.
-        let Some(entry) = self.modules.get(module) else { return };
-        if !seen.insert(module.to_owned()) {
+        if !seen.insert(module.clone()) {
             return;
         }
+        let Some(entry) = self.modules.get(module) else {
+            // As in `softdep ext4 pre: crc32c`, which several modules can do.
+            for target in self.wanted_by(wanted) {
+                self.visit(target, false, seen, order);
+            }
+            return;
+        };
         let soft = self.soft.get(module);
         for before in soft.iter().flat_map(|soft| &soft.before) {
             self.visit(before, false, seen, order);
@@ -125,7 +132,7 @@ impl Index {
         for need in entry.needs.iter().rev() {
             self.visit(need, required, seen, order);
         }
-        order.push(Load { name: module.to_owned(), path: entry.path.clone(), required });
+        order.push(Load { name: module.clone(), path: entry.path.clone(), required });
         for after in soft.iter().flat_map(|soft| &soft.after) {
             self.visit(after, false, seen, order);
         }
@@ -203,6 +210,9 @@ alias pci:v00008086d0000100Esv*sd*bc*sc*i* e1000
 alias usb:v0BDAp8153d*dc*dsc*dp*ic0[0-2]isc*ip*in* r8152
 alias cpu:type:x86,ven*fam*mod*:feature:*0081* aesni_intel
 alias fs-ext4 ext4
+alias crypto-crc32c crc32c_generic
+alias crc32c crc32c_generic
+alias crc32c crc32c_intel
 ";
     const DEP: &str = "kernel/fs/ext4/ext4.ko: kernel/fs/mbcache.ko kernel/fs/jbd2/jbd2.ko
 kernel/fs/jbd2/jbd2.ko:
@@ -214,7 +224,7 @@ kernel/net/core/failover.ko:
 a.ko:
 b.ko:
 ";
-    const SOFTDEP: &str = "softdep ext4 pre: crc32c_generic not-here
+    const SOFTDEP: &str = "softdep ext4 pre: crc32c not-here
 softdep a pre: b
 softdep b post: a
 ";
@@ -260,6 +270,16 @@ softdep b post: a
         let order = index().load_order("ext4", &HashSet::new());
         assert_eq!(names(&order), ["crc32c_generic", "jbd2", "mbcache", "ext4"]);
         assert!(!order.first().unwrap().required);
+    }
+
+    #[test]
+    fn aliases_are_names_too() {
+        assert_eq!(
+            names(&index().load_order("crypto-crc32c", &HashSet::new())),
+            ["crc32c_generic"]
+        );
+        let order = index().load_order("fs-ext4", &HashSet::new());
+        assert_eq!(order.last().unwrap().name, "ext4");
     }
 
     #[test]

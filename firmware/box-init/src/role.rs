@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use crate::addresses::DhcpEvent;
 use crate::control;
 use crate::host::exec::{self, Spec};
+use crate::host::kmod::Modules;
 use crate::host::notify;
 
 /// What a process of this program is.
@@ -19,6 +20,8 @@ pub enum Role {
     Service(String),
     /// The DHCP client's script; its argument.
     DhcpScript(String),
+    /// What the kernel runs when it misses a module; the module or an alias of it.
+    Modprobe(String),
     /// Asks PID 1; the request.
     Ask(String),
     /// None.
@@ -35,6 +38,9 @@ impl Role {
             [_, verb, spec] if *verb == exec::VERB => Self::Service((*spec).to_owned()),
             [name, argument, ..] if name.ends_with("dhcp-script") => {
                 Self::DhcpScript((*argument).to_owned())
+            }
+            [name, .., module] if name.ends_with("modprobe") => {
+                Self::Modprobe((*module).to_owned())
             }
             [_, "ask", request] => Self::Ask((*request).to_owned()),
             _ => Self::Unknown,
@@ -60,6 +66,15 @@ pub fn tell_dhcp(argument: &str) -> Result<(), Box<dyn Error>> {
         Some(event) => notify::tell_dhcp(&event).map_err(Into::into),
         None => Ok(()),
     }
+}
+
+/// Loads a module that the kernel misses, of those that the image has.
+///
+/// # Errors
+/// It is not there, or does not load.
+pub fn modprobe(module: &str) -> Result<(), Box<dyn Error>> {
+    let is_there = Modules::open().load(module);
+    if is_there { Ok(()) } else { Err(format!("there is no module {module}").into()) }
 }
 
 /// Asks PID 1, and returns its reply as it came.
@@ -88,6 +103,10 @@ mod tests {
         assert_eq!(
             role(7, &["/run/init/dhcp-script", "bound"]),
             Role::DhcpScript("bound".to_owned())
+        );
+        assert_eq!(
+            role(7, &["/run/init/modprobe", "-q", "--", "fs-ext4"]),
+            Role::Modprobe("fs-ext4".to_owned())
         );
         assert_eq!(role(7, &["box-init", "ask", "{}"]), Role::Ask("{}".to_owned()));
         assert_eq!(role(7, &["box-init"]), Role::Unknown);

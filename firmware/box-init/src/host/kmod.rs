@@ -1,7 +1,6 @@
 //! Kernel modules: those that devices ask for, and those asked for by name.
 
 use std::collections::HashSet;
-use std::ffi::CString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -43,20 +42,21 @@ impl Modules {
         Self { folder, index, done }
     }
 
-    /// Loads a module with what it needs; whether it is there now.
-    pub(crate) fn load(&mut self, module: &str, parameters: &str) -> bool {
-        let name = name_of(module);
-        for load in self.index.load_order(&name, &self.done.clone()) {
+    /// Loads a module, by its name or an alias, with what it needs; whether all of it is there now.
+    pub(crate) fn load(&mut self, module: &str) -> bool {
+        let order = self.index.load_order(module, &self.done);
+        let mut loaded = true;
+        for load in order {
             self.done.insert(load.name.clone());
-            let given = if load.name == name { parameters } else { "" };
-            if let Err(error) = self.insert(&load.path, given) {
+            if let Err(error) = self.insert(&load.path) {
                 tracing::warn!(%error, module = load.name, "a module cannot be loaded");
+                loaded = false;
                 if load.required {
-                    return false;
+                    break;
                 }
             }
         }
-        Path::new("/sys/module").join(&name).is_dir()
+        loaded
     }
 
     /// Loads what a device asks for; how many modules that were.
@@ -65,7 +65,7 @@ impl Modules {
             self.index.wanted_by(modalias).into_iter().map(str::to_owned).collect();
         let before = self.done.len();
         for module in wanted {
-            self.load(&module, "");
+            self.load(&module);
         }
         self.done.len() - before
     }
@@ -84,11 +84,10 @@ impl Modules {
         }
     }
 
-    fn insert(&self, path: &str, parameters: &str) -> Result<(), Errno> {
+    fn insert(&self, path: &str) -> Result<(), Errno> {
         let file = File::open(self.folder.join(path))
             .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
-        let parameters = CString::new(parameters).map_err(|_| Errno::EINVAL)?;
-        match finit_module(&file, &parameters, ModuleInitFlags::empty()) {
+        match finit_module(&file, c"", ModuleInitFlags::empty()) {
             // Somebody else was faster, or the hardware is not there.
             Ok(()) | Err(Errno::EEXIST | Errno::ENODEV) => Ok(()),
             Err(error) => Err(error),

@@ -38,8 +38,8 @@ struct Inner {
 impl Logs {
     /// Has the `tracing` of this process write here.
     pub(crate) fn start(&self) {
-        // Each line shall be there, whoever writes how many.
-        let _ = super::files::put("/proc/sys/kernel/printk_devkmsg", "on");
+        // Each line shall be there, whoever writes how many. The kernel insists on the newline.
+        let _ = super::files::put("/proc/sys/kernel/printk_devkmsg", "on\n");
         self.lock().kernel = OpenOptions::new().write(true).open("/dev/kmsg").ok();
         let subscriber = tracing_subscriber::fmt()
             .with_ansi(false)

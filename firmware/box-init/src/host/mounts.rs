@@ -90,6 +90,8 @@ pub(crate) fn folders() {
     }
     // The DHCP client runs its script by name; the script is PID 1's program by another name.
     let _ = symlink("/usr/bin/box-init", "/run/init/dhcp-script");
+    // So does the kernel when it misses a module.
+    let _ = symlink("/usr/bin/box-init", "/run/init/modprobe");
     let _ = fs::remove_file("/etc/resolv.conf");
     let _ = symlink("/run/init/resolv.conf", "/etc/resolv.conf");
     let _ = symlink("/proc/mounts", "/etc/mtab");
@@ -122,13 +124,13 @@ const KERNEL: &[(&str, &str)] = &[
     ("net/ipv4/tcp_syncookies", "1"),
     // Interfaces have no address of their own until somebody says so: the ports never do.
     ("net/ipv6/conf/default/disable_ipv6", "1"),
+    ("kernel/modprobe", "/run/init/modprobe"),
     ("kernel/kptr_restrict", "2"),
     ("kernel/dmesg_restrict", "1"),
     ("kernel/unprivileged_bpf_disabled", "1"),
     ("kernel/yama/ptrace_scope", "2"),
     ("kernel/kexec_load_disabled", "1"),
     ("kernel/sysrq", "0"),
-    ("kernel/core_pattern", "|/bin/false"),
     ("fs/protected_symlinks", "1"),
     ("fs/protected_hardlinks", "1"),
     ("fs/suid_dumpable", "0"),

@@ -51,6 +51,8 @@ const RESCUE_FILES_MAX: usize = 500;
 const RESCUE_DEPTH_MAX: u32 = 6;
 /// A partition that is larger than its file system by more than this grows, in bytes.
 const GROWTH_BYTES_MIN: u64 = 4 * 1024 * 1024;
+/// Wiped at once, in bytes: a slow disk takes a second for it.
+const ZERO_BYTES: usize = 4 * 1024 * 1024;
 /// Largest template, in bytes: it is made to be small.
 const TEMPLATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -313,27 +315,35 @@ fn grow(at: &Path, partition_bytes: u64) -> Result<(), String> {
     box_net::grow_ext4(folder.as_fd(), blocks).map_err(|error| error.to_string())
 }
 
-/// Forgets both for ever. Nothing of them is in use any more.
-pub(crate) fn forget(found: &Found) -> Result<(), String> {
+/// Forgets both for ever. Nothing of them is in use any more. Takes longer than the watchdog waits, so
+/// `alive` is called now and then.
+pub(crate) fn forget(found: &Found, alive: &mut dyn FnMut()) -> Result<(), String> {
     for (place, storage) in PLACES.iter().zip([&found.state, &found.data]) {
         let Storage::Disk { device, .. } = storage else { continue };
         let device = Path::new(device);
         if !place.expendable {
             // Keys and settings were here. DATA is sealed with one of these keys.
-            zero(device).map_err(|error| format!("wipe {}: {error}", place.name))?;
+            zero(device, alive).map_err(|error| format!("wipe {}: {error}", place.name))?;
         }
         make_anew(place, device)?;
     }
     Ok(())
 }
 
-fn zero(device: &Path) -> io::Result<()> {
+fn zero(device: &Path, alive: &mut dyn FnMut()) -> io::Result<()> {
     let mut device = OpenOptions::new().write(true).open(device)?;
-    let bytes = device.seek(SeekFrom::End(0))?;
+    let mut left = device.seek(SeekFrom::End(0))?;
     device.rewind()?;
-    io::copy(&mut io::repeat(0).take(bytes), &mut device)?;
-    device.flush()?;
-    device.sync_all()
+    let nothing = vec![0; ZERO_BYTES];
+    while left > 0 {
+        let now = usize::try_from(left).unwrap_or(ZERO_BYTES).min(ZERO_BYTES);
+        device.write_all(nothing.get(..now).unwrap_or_default())?;
+        // What only the cache holds says nothing of how far the disk is.
+        device.sync_data()?;
+        left -= u64::try_from(now).unwrap_or(left);
+        alive();
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -370,7 +380,8 @@ mod tests {
         write_template(&template, &device).unwrap();
         let written = fs::read(&device).unwrap();
         assert!(written[..5000] == image && written[5000..] == [1; 4000]);
-        zero(&device).unwrap();
-        assert_eq!(fs::read(&device).unwrap(), [0; 9000]);
+        let mut beats = 0;
+        zero(&device, &mut || beats += 1).unwrap();
+        assert_eq!((fs::read(&device).unwrap(), beats), (vec![0; 9000], 1));
     }
 }

@@ -365,6 +365,12 @@ impl Init {
                 let offset_ms = format!("{:.0}", offset * 1000.0).parse().unwrap_or(i64::MAX);
                 self.sync.last = Some(Synced { server, at_seconds: right.as_secs(), offset_ms });
                 self.sync.problem.clear();
+                // Written down at once: the next power cut does not wait.
+                if self.storage.is_some()
+                    && let Some(seconds) = self.clock.save(right.as_secs())
+                {
+                    state::save_clock(seconds);
+                }
                 self.sync.again = SYNC_AGAIN_MIN;
                 self.sync.next = uptime + SYNC_INTERVAL;
             }
@@ -490,7 +496,9 @@ impl Init {
         }
         if let Some(found) = self.storage.as_ref().filter(|_| ending.forget) {
             power::unmount();
-            if let Err(problem) = storage::forget(found) {
+            let watchdog = &mut self.watchdog;
+            let mut alive = || watchdog.iter_mut().for_each(Watchdog::feed);
+            if let Err(problem) = storage::forget(found, &mut alive) {
                 tracing::error!(problem, "not everything could be forgotten");
             }
         }

@@ -63,12 +63,12 @@ pub(super) fn start() -> Init {
         .inspect_err(|error| tracing::error!(%error, "what is plugged in later is not seen"))
         .ok();
     let mut modules = Modules::open();
-    modules.load("bridge", "");
+    modules.load("bridge");
     modules.for_all_devices();
     let has_ports = join_ports(board.as_ref());
     tracing::info!(has_ports, uptime_ms = time::uptime().as_millis(), "the bridge");
-    mounts::kernel_settings();
     mounts::folders();
+    mounts::kernel_settings();
     load_by_name(&mut modules, board.as_ref());
     mounts::efi_variables();
     mounts::close_root();
@@ -208,18 +208,18 @@ fn load_by_name(modules: &mut Modules, board: Option<&Board>) {
         |board| board.modules.load.iter().map(board::ModuleName::as_str).collect(),
     );
     for name in names {
-        modules.load(name, "");
+        modules.load(name);
     }
     // What the kernel says at its end outlives it in the firmware's variables.
-    modules.load("efi_pstore", "");
+    modules.load("efi_pstore");
 }
 
 fn open_watchdog(modules: &mut Modules, board: Option<&Board>) -> (Option<Watchdog>, String) {
     let seconds = board.map_or(WATCHDOG_SECONDS, |board| board.watchdog.seconds);
     if let Some(board) = board {
-        modules.load(board.watchdog.module.as_str(), "");
+        modules.load(board.watchdog.module.as_str());
     }
-    modules.load("softdog", "");
+    modules.load("softdog");
     match Watchdog::open(seconds) {
         Ok(watchdog) => {
             let report = watchdog.report();

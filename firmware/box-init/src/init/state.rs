@@ -84,6 +84,7 @@ impl Init {
             Ok(()) => {
                 tracing::info!(running, "the slot has proved itself");
                 self.trial.blessed();
+                self.loader.counted = slots::Name::parse(&running).map(|name| name.blessed());
                 let link = |port| net::port(port, &board::Port::Nth(1)).link;
                 self.boots.links = (link(net::LAN), link(net::WAN));
                 save_boots(&self.boots);
