@@ -13,24 +13,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sd_notify::NotifyState;
+use heartbeat::{NotifyState, tell};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
-use tracing::{debug, error};
 
 use crate::Drain;
 use crate::listener::Accept;
 
-/// How often the status is told when no watchdog asks for more.
-pub const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the status is told during a drain.
 pub const DRAIN_STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the service manager shall wait for the next word during a drain, beyond its
 /// `TimeoutStopSec`. So the server's own `drain_seconds_max` decides, as long as the server lives.
 pub const DRAIN_PATIENCE: Duration = Duration::from_secs(15);
-/// Chances to answer within the watchdog's time: one lost to a busy host is none too many.
-const WATCHDOG_CHANCES: u32 = 3;
 
 /// Asked whether it lives, and answered by the accept loop. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -119,8 +113,8 @@ impl<A: Accept + Sync> Accept for Pulsing<A> {
 
 /// Tells the service manager about one server, until it is dropped.
 pub(crate) async fn report(drain: Drain) {
-    if std::env::var_os("NOTIFY_SOCKET").is_some() {
-        report_to(drain, sd_notify::watchdog_enabled(), tell).await;
+    if heartbeat::is_wanted() {
+        report_to(drain, heartbeat::watchdog(), tell).await;
     }
 }
 
@@ -163,19 +157,12 @@ async fn keep_alive(
     watchdog: Option<Duration>,
     tell: &mut impl FnMut(&[NotifyState<'_>]),
 ) {
-    let interval = watchdog.map_or(STATUS_INTERVAL, |time| time / WATCHDOG_CHANCES);
-    loop {
-        if timeout(interval, pulse.beat()).await.is_ok() {
-            let status = format!("serving, {} connections", pulse.connections());
-            tell(&[NotifyState::Watchdog, NotifyState::Status(&status)]);
-            tokio::time::sleep(interval).await;
-        } else {
-            error!(
-                seconds = interval.as_secs_f32(),
-                "the accept loop does not answer; if this lasts, the watchdog will restart the server"
-            );
-        }
-    }
+    let status = || format!("serving, {} connections", pulse.connections());
+    let beat = || {
+        let pulse = pulse.clone();
+        async move { pulse.beat().await }
+    };
+    heartbeat::keep_alive("the accept loop", watchdog, beat, status, tell).await;
 }
 
 /// Says that the server reads its settings anew; that it is done, when what is returned is dropped.
@@ -199,16 +186,11 @@ impl Drop for Reloading {
     }
 }
 
-/// Where nobody listens nothing is said; where it fails, the service manager will say so itself.
-fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        debug!(%error, "cannot tell the service manager");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+
+    use tokio::time::timeout;
 
     use super::*;
     use crate::DrainTrigger;
