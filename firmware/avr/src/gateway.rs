@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use box_net::Port;
 use box_relay::{OpenError, Relay, Upstream, Way};
+use heartbeat::{NotifyState, tell};
 use mail::Protocol;
 use records::Records;
 use session::settings::Around;
@@ -94,12 +95,29 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut chores = JoinSet::new();
     chores.spawn(records.sweep(crate::unix_now_s));
     chores.spawn(async move { snooze.watch().await });
+    if heartbeat::is_wanted() {
+        chores.spawn(report(Arc::clone(&interceptor)));
+    }
     info!(lan = %settings.ports.lan, wan = %settings.ports.wan, "mail is intercepted");
     let result = gateway.serve(&interceptor, incoming).await;
     control.abort();
     // The socket of a daemon that has gone answers nobody; a failure to remove it harms nobody.
     let _ = std::fs::remove_file(&settings.control);
     result
+}
+
+/// Says that mail is intercepted when the interception loop has taken its first turn, and that it still is
+/// only while the loop turns.
+async fn report(interceptor: Arc<Interceptor>) {
+    interceptor.beat().await;
+    tell(&[NotifyState::Ready]);
+    let beat = || {
+        let interceptor = Arc::clone(&interceptor);
+        async move { interceptor.beat().await }
+    };
+    let status = || format!("intercepting, {} flows", interceptor.counters().flows);
+    let watchdog = heartbeat::watchdog();
+    heartbeat::keep_alive("the interception loop", watchdog, beat, status, &mut tell).await;
 }
 
 /// Whether the box takes a new connection off the bridge.
@@ -156,6 +174,7 @@ impl Gateway {
                 _ = interrupt.recv() => break,
             }
         }
+        tell(&[NotifyState::Stopping, NotifyState::Status("no new sessions")]);
         info!(sessions = sessions.len(), "stopping: no new sessions, the old ones may end");
         interceptor.drain();
         let drained = tokio::time::timeout(DRAIN_MAX, async {

@@ -74,6 +74,7 @@ impl Driver {
             shared.transmit(&mut state.stack, now);
             shared.wake_tasks(state);
             full = self.offer();
+            shared.pulse.answer();
         }
         Ok(())
     }

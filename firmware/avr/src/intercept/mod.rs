@@ -25,7 +25,7 @@ pub use box_stack::Refusal;
 pub use stream::FlowStream;
 
 use driver::Driver;
-use watchdog::{Heartbeat, Watchdog};
+use watchdog::{Heartbeat, Pulse, Watchdog};
 
 /// Most connections that wait for a task to take them from the channel. They wait for their server
 /// anyway; beyond it they wait in the stack, which has a limit of its own.
@@ -103,6 +103,7 @@ impl Interceptor {
             stopping: AtomicBool::new(false),
             lost: AtomicU64::new(0),
             heartbeat: Heartbeat::default(),
+            pulse: Pulse::default(),
         });
         let (sender, incoming) = mpsc::channel(INCOMING_MAX);
         let driver = Driver::new(Arc::clone(&shared), sender, Box::new(take));
@@ -117,6 +118,11 @@ impl Interceptor {
     /// Takes no new connections from here on: they stay on the bridge. Those there are go on.
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns when the packets' thread has taken a turn: frames are taken and sent.
+    pub async fn beat(&self) {
+        self.shared.pulse.beat(|| self.shared.net.wake()).await;
     }
 
     /// What has happened since the start.
@@ -206,6 +212,7 @@ struct Shared {
     stopping: AtomicBool,
     lost: AtomicU64,
     heartbeat: Heartbeat,
+    pulse: Pulse,
 }
 
 struct State {

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::Shared;
 
 /// Between two looks.
@@ -38,6 +40,38 @@ impl Heartbeat {
 
     fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Asked whether it turns, and answered by the packets' thread.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    asked: AtomicU64,
+    answered: watch::Sender<u64>,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self { asked: AtomicU64::new(0), answered: watch::Sender::new(0) }
+    }
+}
+
+impl Pulse {
+    /// Asks, has `wake` wake the thread, and returns when it has answered.
+    pub(super) async fn beat(&self, wake: impl FnOnce()) {
+        let mut answered = self.answered.subscribe();
+        let question = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        wake();
+        // The sender is in `self`, so it cannot be gone.
+        let _ = answered.wait_for(|until| *until >= question).await;
+    }
+
+    /// Answers what was asked until now.
+    pub(super) fn answer(&self) {
+        let asked = self.asked.load(Ordering::Relaxed);
+        if asked != *self.answered.borrow() {
+            self.answered.send_replace(asked);
+        }
     }
 }
 
@@ -110,6 +144,21 @@ mod tests {
             heartbeat.work();
             assert!(!looks.hangs(heartbeat.count()));
         }
+    }
+
+    #[tokio::test]
+    async fn a_question_is_answered_by_a_turn_after_it() {
+        let pulse = Pulse::default();
+        pulse.answer();
+        let mut asks = std::pin::pin!(pulse.beat(|| ()));
+        assert!(
+            std::future::poll_fn(|cx| std::task::Poll::Ready(asks.as_mut().poll(cx).is_pending()))
+                .await
+        );
+        pulse.answer();
+        asks.await;
+        // Woken while it asks, the thread answers at once.
+        pulse.beat(|| pulse.answer()).await;
     }
 
     #[test]
