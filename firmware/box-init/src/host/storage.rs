@@ -1,7 +1,7 @@
 //! STATE and DATA: found, checked, mended, mounted, grown; in memory where that is not to be had.
 //!
 //! Runs on a thread of its own while the bridge carries everything, and is done within
-//! [`DISK_WAIT_MAX`] and a few times [`CHECK_MAX`], whatever the disk does.
+//! [`DISK_WAIT_MAX`] and a few times [`CHECK_MAX`]; the loop waits for it until [`STORAGE_MAX`].
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -30,6 +30,10 @@ pub(crate) const DATA: &str = "/data";
 pub(crate) const DISK_WAIT_MAX: Duration = Duration::from_secs(15);
 /// How long one check of one partition may take.
 pub(crate) const CHECK_MAX: Duration = Duration::from_secs(120);
+
+/// When the box goes on without the disk, since the kernel's start: more than all checks may take, for a
+/// disk that has the kernel itself wait.
+pub(crate) const STORAGE_MAX: Duration = Duration::from_secs(600);
 
 /// Folders in STATE and DATA, with their modes.
 const FOLDERS: &[(&str, u32)] = &[
@@ -112,13 +116,7 @@ pub(crate) fn prepare(
         }
         Err(problem) => place.remember(problem.to_string()),
     });
-    for (folder, mode) in FOLDERS {
-        let made = fs::create_dir_all(folder)
-            .and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(*mode)));
-        if let Err(error) = made {
-            tracing::error!(%error, folder, "a folder cannot be made");
-        }
-    }
+    make_folders();
     let slots = disk.ok().and_then(|disk| {
         let partition = disk.partition(slots)?;
         block::device(&disk, partition)
@@ -132,6 +130,23 @@ pub(crate) fn prepare(
         None => Vec::new(),
     };
     Found { state, data, slots, files }
+}
+
+/// Both in memory: the disk was looked for in vain, and nobody knows how far that came.
+pub(crate) fn in_memory(problem: &str) -> Found {
+    let [state, data] = PLACES.map(|place| place.remember(problem.to_owned()));
+    make_folders();
+    Found { state, data, slots: None, files: Vec::new() }
+}
+
+fn make_folders() {
+    for (folder, mode) in FOLDERS {
+        let made = fs::create_dir_all(folder)
+            .and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(*mode)));
+        if let Err(error) = made {
+            tracing::error!(%error, folder, "a folder cannot be made");
+        }
+    }
 }
 
 fn wait_for_disk(loader: Option<Guid>, events: &Receiver<()>) -> Result<Disk, NotFound> {

@@ -174,9 +174,17 @@ impl Init {
         self.read_outputs();
         while let Ok(event) = self.events.try_recv() {
             match event {
-                Event::Storage(found) => self.storage_is_there(*found, now),
+                Event::Storage(found) if self.storage.is_none() => {
+                    self.storage_is_there(*found, now);
+                }
+                Event::Storage(_) => {
+                    tracing::error!("the disk is there too late: it is used after the next start");
+                }
                 Event::Sync(answer) => self.synced(answer, now),
             }
+        }
+        if self.storage.is_none() && now >= storage::STORAGE_MAX {
+            self.storage_is_there(storage::in_memory("the disk does not answer"), now);
         }
         if let Some(mut server) = self.server.take() {
             server.serve(|request| self.answer(request, now));

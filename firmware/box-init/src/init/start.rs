@@ -16,7 +16,7 @@ use crate::addresses::Addresses;
 use crate::boots::Boots;
 use crate::clock::Clock;
 use crate::cmdline::CommandLine;
-use crate::control::{Mode, NetworkSettings, SOCKET, Storage};
+use crate::control::{Mode, NetworkSettings, SOCKET};
 use crate::health::BootTrial;
 use crate::host::children::Children;
 use crate::host::control::Server;
@@ -24,7 +24,7 @@ use crate::host::efi::Loader;
 use crate::host::kmod::Modules;
 use crate::host::log::Logs;
 use crate::host::notify::{self, Notify, Uevents};
-use crate::host::storage::{self, Found};
+use crate::host::storage;
 use crate::host::watchdog::Watchdog;
 use crate::host::{files, mounts, net, time};
 use crate::services::table;
@@ -35,6 +35,9 @@ use crate::{ports, release};
 const BOARD: &str = "/etc/avr/board.toml";
 /// The watchdog's time where no board says so, in seconds.
 const WATCHDOG_SECONDS: u64 = 60;
+
+/// What is said of STATE and DATA where PID 1 is at fault.
+const FAILED: &str = "PID 1 failed while it looked for it";
 
 /// Everything up to the first turn.
 pub(super) fn start() -> Init {
@@ -254,16 +257,11 @@ fn look_for_storage(
         let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             storage::prepare(partition, slots, &events, &children)
         }));
-        teller.tell(Event::Storage(Box::new(found.unwrap_or_else(|_| in_memory()))));
+        teller.tell(Event::Storage(Box::new(found.unwrap_or_else(|_| storage::in_memory(FAILED)))));
     };
     if let Err(error) = std::thread::Builder::new().name("storage".to_owned()).spawn(look) {
         tracing::error!(%error, "the disk cannot be looked for");
-        failed.tell(Event::Storage(Box::new(in_memory())));
+        failed.tell(Event::Storage(Box::new(storage::in_memory(FAILED))));
     }
     appeared
-}
-
-fn in_memory() -> Found {
-    let storage = || Storage::Memory { problem: "PID 1 failed while it looked for it".to_owned() };
-    Found { state: storage(), data: storage(), slots: None, files: Vec::new() }
 }
