@@ -1,0 +1,117 @@
+//! The admin secret: a hash in STATE (Argon2id, as a PHC string), checked and set here.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use argon2::Argon2;
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+use box_init::control::{Status, Storage};
+
+use crate::report::Answer;
+use crate::session::Door;
+
+/// Longest file, in bytes.
+const FILE_BYTES_MAX: u64 = 1024;
+
+fn path(state: &Path) -> PathBuf {
+    state.join("config/secret")
+}
+
+/// Who may come in. Without a secret everybody, but only if STATE is there to say that none was set: who
+/// pulls the disk's cable must not get more than a repair needs.
+pub(crate) fn door(state: &Path, init: &Answer<Status>) -> Door {
+    match read(state) {
+        Ok(Some(hash)) => match PasswordHash::new(&hash) {
+            // Without its end, no secret would ever be right.
+            Ok(hash) if hash.salt.is_none() || hash.hash.is_none() => {
+                Door::Broken("its hash is damaged: a part is missing".to_owned())
+            }
+            Ok(_) => Door::Locked,
+            Err(error) => Door::Broken(format!("its hash is damaged: {error}")),
+        },
+        Ok(None) => match init {
+            Ok(Status { state: Storage::Disk { .. }, .. }) => Door::Open,
+            Ok(Status { state: Storage::Memory { problem }, .. }) => {
+                Door::Broken(format!("STATE is not there: {problem}"))
+            }
+            Err(problem) => Door::Broken(format!("whether STATE is there is not known: {problem}")),
+        },
+        Err(error) => Door::Broken(format!("read its hash: {error}")),
+    }
+}
+
+/// Whether this is the secret.
+pub(crate) fn verify(state: &Path, secret: &str) -> bool {
+    let Ok(Some(hash)) = read(state) else { return false };
+    let Ok(hash) = PasswordHash::new(&hash) else { return false };
+    Argon2::default().verify_password(secret.as_bytes(), &hash).is_ok()
+}
+
+/// Makes this the secret; a power cut leaves the former one or this one.
+pub(crate) fn set(state: &Path, secret: &str) -> Result<(), String> {
+    let hash: PasswordHash = Argon2::default()
+        .hash_password(secret.as_bytes())
+        .map_err(|error| format!("hash the secret: {error}"))?;
+    let path = path(state);
+    let folder = path.parent().unwrap_or(state);
+    let write = || -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        let new = folder.join("secret.new");
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(format!("{hash}\n").as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(|error| format!("write {}: {error}", path.display()))
+}
+
+fn read(state: &Path) -> io::Result<Option<String>> {
+    let file = match File::open(path(state)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut text = String::new();
+    file.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(Some(text.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_that_was_set_is_the_only_one() {
+        let state = tempfile::tempdir().unwrap();
+        assert!(!verify(state.path(), ""));
+        set(state.path(), "correct horse").unwrap();
+        assert!(verify(state.path(), "correct horse"));
+        assert!(!verify(state.path(), "correct hors"));
+        assert_eq!(door(state.path(), &Err("x".to_owned())), Door::Locked);
+        let mode = fs::metadata(path(state.path())).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_damaged_hash_opens_nothing_but_repairs() {
+        let state = tempfile::tempdir().unwrap();
+        fs::create_dir(state.path().join("config")).unwrap();
+        for damaged in ["", "hunter42", "$argon2id$v=19$m=1"] {
+            fs::write(path(state.path()), damaged).unwrap();
+            assert!(!verify(state.path(), "hunter42"));
+            assert!(
+                matches!(door(state.path(), &Err(String::new())), Door::Broken(_)),
+                "{damaged}"
+            );
+        }
+        fs::write(path(state.path()), [0xff]).unwrap();
+        assert!(matches!(door(state.path(), &Err(String::new())), Door::Broken(_)));
+    }
+}
