@@ -8,8 +8,8 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 use nix::sys::termios::{
-    BaudRate, ControlFlags, InputFlags, SetArg, SpecialCharacterIndices, cfmakeraw, cfsetspeed,
-    tcgetattr, tcsetattr,
+    BaudRate, ControlFlags, InputFlags, SetArg, SpecialCharacterIndices, cfmakeraw, tcgetattr,
+    tcsetattr,
 };
 
 /// Read at once, in bytes.
@@ -53,7 +53,9 @@ impl Tty {
                 *place = value;
             }
         }
-        cfsetspeed(&mut termios, rate(baud)?)?;
+        // As bits, because cfsetspeed is asked for by a version of its name that a static glibc lacks.
+        termios.control_flags.remove(ControlFlags::CBAUD);
+        termios.control_flags |= ControlFlags::from_bits_retain(rate(baud)? as u32);
         Ok(tcsetattr(&self.file, SetArg::TCSANOW, &termios)?)
     }
 
@@ -111,4 +113,40 @@ fn rate(baud: u32) -> io::Result<BaudRate> {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+    use nix::sys::termios::{LocalFlags, OutputFlags, cfgetospeed};
+
+    use super::*;
+
+    #[test]
+    fn the_line_is_set_up_whatever_it_was_before() {
+        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname_r(&master).unwrap();
+        for (baud, rate) in [(9600, BaudRate::B9600), (115_200, BaudRate::B115200)] {
+            let tty = Tty::open(Path::new(&name), baud).unwrap();
+            let termios = tcgetattr(&tty.file).unwrap();
+            assert_eq!(cfgetospeed(&termios), rate);
+            assert!(
+                !termios
+                    .local_flags
+                    .intersects(LocalFlags::ECHO | LocalFlags::ICANON | LocalFlags::ISIG)
+            );
+            assert!(!termios.input_flags.intersects(InputFlags::IXON | InputFlags::ICRNL));
+            assert!(termios.input_flags.contains(InputFlags::IGNBRK));
+            assert!(!termios.output_flags.contains(OutputFlags::OPOST));
+            // Somebody else's settings, before it is opened again.
+            let mut other = termios;
+            other.local_flags |= LocalFlags::ECHO | LocalFlags::ICANON;
+            other.input_flags |= InputFlags::IXON;
+            tcsetattr(&tty.file, SetArg::TCSANOW, &other).unwrap();
+        }
+        let error = Tty::open(Path::new(&name), 12_345).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("no line has 12345 baud"), "{error}");
+    }
 }
