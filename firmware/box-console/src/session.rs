@@ -40,6 +40,8 @@ pub enum Job {
     FactoryReset(String),
     /// Does what a command says.
     Run(Command),
+    /// Does this if the secret still cannot be checked, and says so ([`Report::Door`]) if it can.
+    Repair(Box<Self>),
 }
 
 /// A secret; not shown by `Debug`.
@@ -87,6 +89,8 @@ pub enum Door {
     Open,
     /// Everybody, to repair: the secret cannot be read, and why.
     Broken(String),
+    /// Nobody for so many seconds: the box has only started, and STATE may still be found.
+    Early(u64),
 }
 
 #[derive(Debug)]
@@ -543,10 +547,15 @@ impl Session {
     }
 
     fn door(&mut self, door: &Door, now: Duration) {
-        if !matches!(self.state, State::Greeting) {
-            return;
+        match (&self.state, door) {
+            (State::Greeting, _) => self.flow(),
+            // What was asked for was not done.
+            (State::Running(_), Door::Locked) if self.rights == Rights::Repair => {
+                self.cancel();
+                self.say("The secret can be checked by now.");
+            }
+            _ => return,
         }
-        self.flow();
         match door {
             Door::Locked => match self.held_until.filter(|until| now < *until) {
                 Some(until) => {
@@ -558,7 +567,7 @@ impl Session {
             },
             Door::Open => {
                 self.let_in(Rights::Full);
-                self.say("NO SECRET IS SET: whoever is at this console can do everything. Set one: secret");
+                self.say("NO SECRET IS SET: whoever is here can do everything. Set one: secret");
             }
             Door::Broken(why) => {
                 self.let_in(Rights::Repair);
@@ -566,6 +575,13 @@ impl Session {
                     "The secret cannot be checked ({why}): only looking and repairing is open."
                 ));
             }
+            Door::Early(seconds) => self.lock(
+                now,
+                &format!(
+                    "The box has only just started, and its secret is still looked for: come back, \
+                     at the latest in {seconds} s."
+                ),
+            ),
         }
     }
 
@@ -603,9 +619,7 @@ impl Session {
         for line in command::menu() {
             self.say(&line);
         }
-        self.say(
-            "A number, or a command with its words; Tab completes, arrows go back, help says more.",
-        );
+        self.say("A number, or a command with its words; Tab completes; arrows; help says more.");
     }
 
     fn prompt(&mut self) {
@@ -632,6 +646,11 @@ impl Session {
 
     fn start(&mut self, job: Job, state: State) {
         self.cancel();
+        let running = matches!(state, State::Running(_));
+        let job = match self.rights {
+            Rights::Repair if running => Job::Repair(Box::new(job)),
+            _ => job,
+        };
         self.job += 1;
         self.state = state;
         self.orders.push(Order::Start(self.job, job));

@@ -239,6 +239,20 @@ mod tests {
         assert!(bench.init.asked().iter().all(|one| one["verb"] == "status"));
     }
 
+    /// On a machine that has run for a minute; before, nobody would be let in.
+    #[test]
+    fn a_secret_that_is_found_late_is_asked_for_before_anything_is_done() {
+        let bench = Bench::new();
+        bench.init.hang();
+        let mut terminal = bench.terminal();
+        assert!(terminal.enter().contains("cannot be checked"));
+        let secret = bench.state().join("config/secret");
+        std::fs::write(secret, format!("{HASH}AAAAAAAAAAAAAAAAAAAAAA\n")).unwrap();
+        terminal.send("reboot\ryes\r");
+        terminal.expect("can be checked by now");
+        terminal.expect("Secret: ");
+    }
+
     #[test]
     fn what_is_shown_before_the_secret_can_be_less() {
         let bench = Bench::new();

@@ -44,6 +44,17 @@ enum BeforeLogin {
 
 pub(super) fn run(job: &Job, options: &Options, reporter: &Reporter) {
     let result = match job {
+        Job::Repair(job) => {
+            let init = ask::status(&options.init, ask::BANNER_WAIT);
+            match secret::door(&options.state, &init, uptime()) {
+                Door::Locked => {
+                    reporter.say(Report::Door(Door::Locked));
+                    reporter.say(Report::End);
+                    return;
+                }
+                _ => return run(job, options, reporter),
+            }
+        }
         Job::Banner => {
             banner(options, reporter);
             Ok(())
@@ -67,7 +78,7 @@ pub(super) fn run(job: &Job, options: &Options, reporter: &Reporter) {
 
 fn banner(options: &Options, reporter: &Reporter) {
     let init = ask::status(&options.init, ask::BANNER_WAIT);
-    let door = secret::door(&options.state, &init);
+    let door = secret::door(&options.state, &init, uptime());
     let (settings, problem) = settings(options);
     if door == Door::Locked && settings.before_login == BeforeLogin::Short {
         reporter.lines(report::short_banner(&init));

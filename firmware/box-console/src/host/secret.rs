@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
@@ -20,9 +21,20 @@ fn path(state: &Path) -> PathBuf {
     state.join("config/secret")
 }
 
+/// Since the box's start, before a secret that is not found counts as lost: disks are found late, and every
+/// start would be a moment in which nobody is asked for it.
+const FOUND_MAX: Duration = Duration::from_secs(60);
+
 /// Who may come in. Without a secret everybody, but only if STATE is there to say that none was set: who
-/// pulls the disk's cable must not get more than a repair needs.
-pub(crate) fn door(state: &Path, init: &Answer<Status>) -> Door {
+/// pulls the disk's cable must not get more than a repair needs. `init` is asked before this looks: STATE
+/// that appears between the two is then looked at.
+pub(crate) fn door(state: &Path, init: &Answer<Status>, uptime: Duration) -> Door {
+    let lost = |why: String| match FOUND_MAX.checked_sub(uptime) {
+        Some(left) if !left.is_zero() => {
+            Door::Early(left.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
+        }
+        _ => Door::Broken(why),
+    };
     match read(state) {
         Ok(Some(hash)) => match PasswordHash::new(&hash) {
             // Without its end, no secret would ever be right.
@@ -35,11 +47,11 @@ pub(crate) fn door(state: &Path, init: &Answer<Status>) -> Door {
         Ok(None) => match init {
             Ok(Status { state: Storage::Disk { .. }, .. }) => Door::Open,
             Ok(Status { state: Storage::Memory { problem }, .. }) => {
-                Door::Broken(format!("STATE is not there: {problem}"))
+                lost(format!("STATE is not there: {problem}"))
             }
-            Err(problem) => Door::Broken(format!("whether STATE is there is not known: {problem}")),
+            Err(problem) => lost(format!("whether STATE is there is not known: {problem}")),
         },
-        Err(error) => Door::Broken(format!("read its hash: {error}")),
+        Err(error) => lost(format!("read its hash: {error}")),
     }
 }
 
@@ -94,7 +106,7 @@ mod tests {
         set(state.path(), "correct horse").unwrap();
         assert!(verify(state.path(), "correct horse"));
         assert!(!verify(state.path(), "correct hors"));
-        assert_eq!(door(state.path(), &Err("x".to_owned())), Door::Locked);
+        assert_eq!(door(state.path(), &Err("x".to_owned()), Duration::ZERO), Door::Locked);
         let mode = fs::metadata(path(state.path())).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
@@ -107,11 +119,21 @@ mod tests {
             fs::write(path(state.path()), damaged).unwrap();
             assert!(!verify(state.path(), "hunter42"));
             assert!(
-                matches!(door(state.path(), &Err(String::new())), Door::Broken(_)),
+                matches!(door(state.path(), &Err(String::new()), FOUND_MAX), Door::Broken(_)),
                 "{damaged}"
             );
         }
         fs::write(path(state.path()), [0xff]).unwrap();
-        assert!(matches!(door(state.path(), &Err(String::new())), Door::Broken(_)));
+        assert!(matches!(door(state.path(), &Err(String::new()), FOUND_MAX), Door::Broken(_)));
+    }
+
+    #[test]
+    fn a_secret_that_is_not_found_yet_is_waited_for() {
+        let state = tempfile::tempdir().unwrap();
+        let silent = Err("x".to_owned());
+        let at = |seconds| door(state.path(), &silent, Duration::from_secs(seconds));
+        assert_eq!(at(0), Door::Early(60));
+        assert_eq!(at(59), Door::Early(1));
+        assert!(matches!(at(60), Door::Broken(_)));
     }
 }

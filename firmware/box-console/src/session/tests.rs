@@ -125,8 +125,33 @@ fn with_a_broken_lock_only_repairs_are_open() {
     }
     desk.types("9\r");
     assert_eq!(desk.orders, [], "questions are not a way round");
-    desk.types("self-test\r");
-    assert!(matches!(desk.job().1, Job::Run(Command::SelfTest { .. })));
+    desk.types("reboot\ryes\r");
+    assert_eq!(desk.job().1, Job::Repair(Box::new(Job::Run(Command::Reboot))));
+}
+
+#[test]
+fn a_lock_that_works_again_is_used_at_once() {
+    let mut desk = Desk::new();
+    desk.greeted(Door::Broken("no STATE".to_owned()));
+    desk.types("factory-reset\r02005e100003\r");
+    let (id, job) = desk.job();
+    assert!(matches!(job, Job::Repair(_)), "{job:?}");
+    let seen = desk.report(id, Report::Door(Door::Locked));
+    assert!(seen.contains("can be checked by now") && seen.contains("Secret: "), "{seen}");
+    assert_eq!(desk.report(id, Report::End), "");
+    desk.orders.clear();
+    desk.types("reboot\r");
+    assert_eq!(desk.job().1, Job::Verify(Secret("reboot".to_owned())));
+}
+
+#[test]
+fn a_box_that_has_only_started_lets_nobody_in() {
+    let mut desk = Desk::new();
+    let seen = desk.greeted(Door::Early(47));
+    assert!(seen.contains("in 47 s") && seen.contains("Press Enter"), "{seen}");
+    desk.orders.clear();
+    desk.types("reboot\ryes\r");
+    assert_eq!(desk.job().1, Job::Banner);
 }
 
 #[test]
