@@ -26,6 +26,8 @@ const SMTP_LINE_BYTES_MAX: u64 = 1024;
 /// DNS servers that are asked; resolvers ask three.
 const SERVERS_MAX: usize = 3;
 const DNS_PORT: u16 = 53;
+/// What a server says of a name that does not exist.
+pub(crate) const NO_SUCH_NAME: &str = "there is no such name";
 
 /// The box's DNS servers, of `resolv.conf`; a port may stand behind an address.
 pub(crate) fn dns_servers(resolv_conf: &Path) -> Vec<SocketAddr> {
@@ -86,7 +88,7 @@ pub(crate) fn ask_dns(
                     _ => None,
                 })
                 .collect()),
-            ResponseCode::NXDomain => Err("there is no such name".to_owned()),
+            ResponseCode::NXDomain => Err(NO_SUCH_NAME.to_owned()),
             code => Err(format!("it says {code}")),
         };
     }

@@ -107,15 +107,19 @@ impl Seen {
             Ok(gateway) => word(gateway, "/relay/managers_list/name"),
             Err(_) => "-".to_owned(),
         };
-        // Without sites, that of a name that exists everywhere.
-        let name = probes::absolute(if name == "-" { "a.root-servers.net" } else { &name })?;
+        // Without sites any answer will do, also from a network that has names of its own only.
+        let any_answer = name == "-";
+        let name = probes::absolute(if any_answer { "a.root-servers.net" } else { &name })?;
         let mut problem = "no DNS server is known: DHCP has named none, and none is set".to_owned();
         for server in servers {
             match probes::ask_dns(server, &name, RecordType::A) {
                 Ok(found) => {
                     return Ok(format!("{server} has {} addresses for {name}", found.len()));
                 }
-                Err(error) => problem = format!("{server}: {error}"),
+                Err(error) if any_answer && error == probes::NO_SUCH_NAME => {
+                    return Ok(format!("{server} answers"));
+                }
+                Err(error) => problem = format!("{server}, asked for {name}: {error}"),
             }
         }
         Err(problem)
