@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use crate::digest::Sha256;
+
 /// Where slots are, on the partition that holds them.
 pub const FOLDER: &str = "EFI/Linux";
 
@@ -22,6 +24,13 @@ const COUNTER_MAX: u32 = 9;
 /// What slots' names begin with.
 const PREFIX: &str = "avr_";
 const ENDING: &str = ".efi";
+/// What names of files end with that are no slots yet, or no more: the loader passes over them.
+const NEW_ENDING: &str = ".new";
+const OLD_ENDING: &str = ".old";
+
+/// Digits of the digest in the name of one that is no slot yet: other bytes are not gone on behind.
+const DIGEST_DIGITS: usize = 8;
+
 /// How far a slot is trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
@@ -110,6 +119,37 @@ pub fn file_name(build: u32, trust: Trust) -> String {
         Trust::Failed { done } => (0, done),
     };
     format!("{PREFIX}{build:06}+{}-{}{ENDING}", left.min(COUNTER_MAX), done.min(COUNTER_MAX))
+}
+
+/// The name of a system's file until it is whole. In the same folder, so that the rename to a slot is one
+/// sector; and of as many directory entries as a slot's name.
+pub(crate) fn new_name(build: u32, sha256: &Sha256) -> String {
+    let digits: String = sha256.to_string().chars().take(DIGEST_DIGITS).collect();
+    format!("{PREFIX}{build:06}_{digits}{NEW_ENDING}")
+}
+
+/// The name of a slot's file while it is deleted.
+pub(crate) fn old_name(build: u32) -> String {
+    format!("{PREFIX}{build:06}{OLD_ENDING}")
+}
+
+/// A file that is no slot yet, or no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Leftover {
+    pub(crate) build: u32,
+    pub(crate) is_new: bool,
+}
+
+impl Leftover {
+    pub(crate) fn parse(file: &str) -> Option<Self> {
+        let small = file.to_ascii_lowercase();
+        let stem = small.strip_prefix(PREFIX)?;
+        if let Some(build) = stem.strip_suffix(OLD_ENDING) {
+            return Some(Self { build: number(build)?, is_new: false });
+        }
+        let (build, _) = stem.strip_suffix(NEW_ENDING)?.split_once('_')?;
+        Some(Self { build: number(build)?, is_new: true })
+    }
 }
 
 /// A name to give to a slot; nothing of that name is there.
@@ -386,6 +426,26 @@ mod tests {
             "avr_1.efi.new",
         ] {
             assert_eq!(parsed(file), None, "{file}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_slot_yet_or_no_more_is_told_from_slots() {
+        let leftover = |build, is_new| Some(Leftover { build, is_new });
+        let new = new_name(12, &Sha256::of(b"abc"));
+        assert_eq!(
+            (new.as_str(), Leftover::parse(&new)),
+            ("avr_000012_ba7816bf.new", leftover(12, true))
+        );
+        assert_eq!(Leftover::parse(&old_name(12)), leftover(12, false));
+        assert_eq!(Leftover::parse("AVR_000012.OLD"), leftover(12, false));
+        for file in ["avr_000012.efi", "avr_000012.new", "avr_x.old", "x.old", "x_1.new"] {
+            assert_eq!(Leftover::parse(file), None, "{file}");
+        }
+        // As many directory entries as a slot's name has: 13 letters in each but the last.
+        for name in [new, old_name(12), file_name(12, Trust::Good), file_name(12, trust(3, 0))] {
+            assert_eq!(name.len().div_ceil(13), 2, "{name}");
+            assert_eq!(parsed(&name).is_some(), name.ends_with(".efi"));
         }
     }
 

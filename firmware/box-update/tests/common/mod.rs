@@ -1,6 +1,8 @@
 //! Systems, and signed bundles of them.
 #![allow(dead_code, reason = "each test uses some of it")]
 
+pub(crate) mod fat;
+
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::Command;
