@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::fcntl::{OFlag, PosixFadviseAdvice, RenameFlags, posix_fadvise, renameat2};
 use nix::sys::statvfs::fstatvfs;
@@ -64,7 +64,8 @@ pub trait Disk {
     /// As above.
     fn delete(&mut self, path: &str) -> io::Result<()>;
 
-    /// Gives a file another name; nothing of that name is there.
+    /// Gives a file another name; nothing of that name is there. Within a folder, a power cut leaves the file
+    /// whole under one name or the other.
     ///
     /// # Errors
     /// As above.
@@ -98,8 +99,11 @@ impl Mounted {
         self.root.join(path)
     }
 
-    fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    /// Linux's FAT writes everything for `syncfs`, and does not tell the disk to keep it; for `fsync` it
+    /// does.
+    fn barrier(&self) -> io::Result<()> {
+        syncfs(&self.handle)?;
+        self.handle.sync_all()
     }
 }
 
@@ -139,13 +143,12 @@ impl Disk for Mounted {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        if let Some((path, file)) = self.writing.take() {
+        if let Some((_, file)) = self.writing.take() {
             file.sync_all()?;
             // Out of the cache, so that it is read from the medium.
             let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-            self.sync_folder(&path)?;
         }
-        Ok(syncfs(&self.handle)?)
+        self.barrier()
     }
 
     fn read_back(&mut self, path: &str, at: u64, into: &mut [u8]) -> io::Result<usize> {
@@ -195,9 +198,13 @@ impl Disk for Mounted {
         if let Some(folder) = to.parent() {
             fs::create_dir_all(folder)?;
         }
+        let file = File::open(&from)?;
         renameat2(&self.handle, &from, &self.handle, &to, RenameFlags::RENAME_NOREPLACE)?;
-        self.sync_folder(&from)?;
-        self.sync_folder(&to)
+        // Linux's FAT gives the new name no clusters and no size before the file's own data about itself are
+        // written. So that comes first: a folder that is synced before has an empty file on the disk, and a
+        // cut then is the end of the slot.
+        file.sync_all()?;
+        self.barrier()
     }
 }
 
