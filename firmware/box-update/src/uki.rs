@@ -131,3 +131,54 @@ fn padded(name: &str) -> [u8; 8] {
     }
     padded
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::manifest::tests::manifest;
+
+    /// Headers of a 64-bit PE file for x86_64 with so many sections, behind 64 bytes.
+    fn headers(sections: u8) -> Vec<u8> {
+        let mut bytes = vec![0; 1024];
+        bytes[..2].copy_from_slice(b"MZ");
+        bytes[0x3c] = 64;
+        bytes[64..68].copy_from_slice(b"PE\0\0");
+        bytes[68..70].copy_from_slice(&0x8664_u16.to_le_bytes());
+        bytes[70] = sections;
+        bytes[84] = 240;
+        bytes[88..90].copy_from_slice(&0x20b_u16.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn headers_without_sections_have_none() {
+        let error = layout(&headers(0), &manifest(1, &[0; 1024])).unwrap_err();
+        assert_eq!(error, UkiError("has no section .linux".to_owned()));
+    }
+
+    proptest! {
+        /// What is found is within the file.
+        #[test]
+        fn no_headers_panic(
+            sections in any::<u8>(),
+            bytes in proptest::collection::vec(any::<u8>(), 0..1024),
+            at in 0_usize..1024,
+            len in 0_usize..1024,
+        ) {
+            let mut file = headers(sections);
+            for (place, byte) in file.iter_mut().skip(at).zip(&bytes) {
+                *place = *byte;
+            }
+            file.truncate(len);
+            let manifest = manifest(1, &[0; 1024]);
+            if let Ok(layout) = layout(&file, &manifest) {
+                for section in [layout.os_release, layout.cmdline] {
+                    prop_assert!(section.at + section.bytes <= manifest.uki.bytes);
+                }
+            }
+            let _ = check_texts(&bytes, &file, &manifest);
+        }
+    }
+}
