@@ -17,6 +17,7 @@ mod notice;
 mod script;
 mod sessions;
 mod settings;
+mod update;
 mod wired;
 
 pub use script::{Move, decode, encode};
@@ -42,6 +43,8 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("smtp_session", sessions::smtp),
     ("text_files", mime::text_files),
     ("tsig_key", settings::tsig_key),
+    ("update_bundle", update::bundle),
+    ("update_texts", update::texts),
     ("wire_frame", wired::frame),
     ("wire_ticket", wired::ticket),
 ];
