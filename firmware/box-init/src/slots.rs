@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use box_update::slots::Rename;
+
 /// Where slots are, relative to the partition that holds them.
 pub const FOLDER: &str = "EFI/Linux";
 
@@ -83,15 +85,6 @@ impl fmt::Display for Name<'_> {
 fn number(text: &str) -> Option<u32> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| text.parse().ok()).flatten()
-}
-
-/// What to do to the slots' folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rename {
-    /// From.
-    pub from: String,
-    /// To; nothing of that name is there.
-    pub to: String,
 }
 
 /// How to bless the slot `running` among these files; `Ok(None)` where it is blessed.

@@ -1,14 +1,19 @@
 //! The slots' folder: mounted for as long as something is done to it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use box_update::Mounted;
+use box_update::install::rename_slot;
+use box_update::slots::Rename;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::unistd::syncfs;
 
 use super::files;
-use crate::slots::{FOLDER, Rename};
+use crate::slots::FOLDER;
+
+/// What else vfat is told. After a power cut an error in what is left over must not close it for writing.
+const OPTIONS: &str = "umask=077,errors=continue";
 
 /// Where the partition is mounted meanwhile.
 const AT: &str = "/run/init/slots";
@@ -22,7 +27,7 @@ impl Slots {
     pub(crate) fn mount(device: &Path) -> io::Result<Self> {
         fs::create_dir_all(AT)?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
-        mount(Some(device), AT, Some("vfat"), flags, Some("umask=077"))?;
+        mount(Some(device), AT, Some("vfat"), flags, Some(OPTIONS))?;
         Ok(Self(()))
     }
 
@@ -35,20 +40,9 @@ impl Slots {
         files::names(Self::folder())
     }
 
-    /// Renames, has it written out, and looks whether it is so.
+    /// Renames in the order that a power cut cannot harm, and looks whether it is so.
     pub(crate) fn rename(&self, rename: &Rename) -> io::Result<()> {
-        let folder = Self::folder();
-        let disk = File::open(&folder)?;
-        // All that is under way first, so that the name is written alone.
-        syncfs(&disk)?;
-        fs::rename(folder.join(&rename.from), folder.join(&rename.to))?;
-        disk.sync_all()?;
-        syncfs(&disk)?;
-        let now = self.files();
-        if now.contains(&rename.to) && !now.contains(&rename.from) {
-            return Ok(());
-        }
-        Err(io::Error::other(format!("{} is not called {} afterwards", rename.from, rename.to)))
+        rename_slot(&mut Mounted::new(AT)?, rename).map_err(io::Error::other)
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use board::Counting;
+use box_update::slots::Rename;
 
 use super::{Init, start};
 use crate::addresses::{Addresses, Lease};
@@ -16,7 +17,7 @@ use crate::host::power::End;
 use crate::host::slots::Slots;
 use crate::host::storage::Found;
 use crate::host::{files, net, time};
-use crate::slots::{self, Rename};
+use crate::slots;
 
 const BOOTS: &str = "/state/boots.json";
 const CLOCK: &str = "/state/clock";
