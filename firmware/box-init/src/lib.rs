@@ -27,5 +27,5 @@ pub mod supervise;
 pub mod texts;
 
 pub use host::exec::{ExecError, Spec};
-pub use init::run;
+pub use init::{BOX_DEFAULT, run};
 pub use role::{Role, ask, become_service, modprobe, tell_dhcp};

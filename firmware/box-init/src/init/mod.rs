@@ -46,6 +46,8 @@ use crate::host::{files, net};
 use crate::services::{DHCP, GATEWAY, Service};
 use crate::supervise::{Action, Supervisor};
 
+pub use state::BOX_DEFAULT;
+
 /// Longest time between two turns of the loop.
 const TURN_MAX: Duration = Duration::from_secs(1);
 /// How long services may take to end before the box does without them.

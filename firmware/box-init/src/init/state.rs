@@ -30,7 +30,7 @@ const BOX: &str = "/state/config/box.toml";
 const SEED_BYTES: usize = 512;
 
 /// Settings of the gateway where there are none.
-const BOX_DEFAULT: &str = include_str!("../box.default.toml");
+pub const BOX_DEFAULT: &str = include_str!("../box.default.toml");
 
 /// Where the kernel's last words are.
 const PSTORE: &str = "/sys/fs/pstore";
