@@ -13,6 +13,13 @@ use crate::health::Probe;
 use crate::host::{files, net, time};
 use crate::services::GATEWAY;
 
+/// Where a serial number is, the better ones first.
+const SERIALS: &[&str] = &[
+    "/state/config/serial",
+    "/sys/class/dmi/id/product_serial",
+    "/sys/firmware/devicetree/base/serial-number",
+];
+
 /// Serial numbers that makers leave in place of one.
 const NO_SERIALS: &[&str] = &[
     "",
@@ -75,17 +82,14 @@ impl Init {
         }
     }
 
-    /// The box's serial number.
+    /// The box's serial number: what it was flashed with, else what its maker has stored in it, else the
+    /// MAC address of a port.
     pub(super) fn serial(&self) -> String {
-        let of_maker =
-            ["/sys/class/dmi/id/product_serial", "/sys/firmware/devicetree/base/serial-number"]
-                .into_iter()
-                .map(files::text)
-                .find(|serial| {
-                    !NO_SERIALS.contains(&serial.to_lowercase().as_str())
-                        && serial.bytes().all(|byte| byte.is_ascii_graphic())
-                });
-        of_maker.unwrap_or_else(|| {
+        let written = SERIALS.iter().map(files::text).find(|serial| {
+            !NO_SERIALS.contains(&serial.to_lowercase().as_str())
+                && serial.bytes().all(|byte| byte.is_ascii_graphic())
+        });
+        written.unwrap_or_else(|| {
             let mac = net::mac(net::LAN).or_else(|| net::mac(net::BRIDGE)).unwrap_or_default();
             mac.iter().map(|byte| format!("{byte:02x}")).collect()
         })
