@@ -15,15 +15,15 @@ use crate::error::Step as _;
 use crate::layout::{Kind, Layout};
 
 /// Sector of the partition table, in bytes.
-const SECTOR_BYTES: u64 = 512;
+pub(crate) const SECTOR_BYTES: u64 = 512;
 /// Unit of the map, in bytes.
 const BLOCK_BYTES: u64 = 4096;
 /// Space at both ends that the partition tables may take, in bytes.
-const TABLE_BYTES: u64 = 1024 * 1024;
+pub(crate) const TABLE_BYTES: u64 = 1024 * 1024;
 
 /// Types of partitions: the UEFI specification's, and those of the Discoverable Partitions Specification.
-const ESP: Uuid = uuid!("c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
-const XBOOTLDR: Uuid = uuid!("bc13c2ff-59e6-4262-a352-b275fd6f7172");
+pub(crate) const ESP: Uuid = uuid!("c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
+pub(crate) const XBOOTLDR: Uuid = uuid!("bc13c2ff-59e6-4262-a352-b275fd6f7172");
 const LINUX: Uuid = uuid!("0fc63daf-8483-4772-8e79-3d69d8477de4");
 
 /// A disk image that is being written.
