@@ -1,5 +1,7 @@
 //! The command line of `avr-image`.
 
+mod flash;
+
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -27,6 +29,8 @@ pub(crate) struct Cli {
 enum Verb {
     /// Builds a board's image.
     Build(BuildArgs),
+    /// Writes an image to a disk, as one unit of a fleet.
+    Flash(Box<flash::FlashArgs>),
     /// Writes image/debian.lock anew, with the newest versions.
     Lock {
         /// The present time, as in 20261126T160000Z.
@@ -95,6 +99,7 @@ impl Cli {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.verb {
             Verb::Build(args) => args.run(self.tree),
+            Verb::Flash(args) => args.run(),
             Verb::Lock { snapshot, lists } => {
                 let image = self.tree.join("image");
                 let wanted = Wanted::load(&image.join("packages.toml"))?;
