@@ -6,17 +6,26 @@ mod common;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use board::Board;
+use image::ext4::{self, StateFile};
 use image::fat::Fat;
-use image::layout::Layout;
+use image::flash::medium::Target;
+use image::flash::{Guids, Release, Source, Unit, write};
+use image::layout::{Layout, MIB};
 use image::{qemu, system, uki};
 use tempfile::TempDir;
 
 /// Longest that all boots of one test may take, in seconds: some ten each where nothing else runs.
 const GUEST_SECONDS_MAX: u32 = 240;
+/// The disk that an image is flashed to.
+const DISK_BYTES: u64 = 2048 * MIB;
+/// Some time, in Unix seconds.
+const EPOCH: u32 = 1_790_000_000;
+/// What the unit is flashed with.
+const SERIAL: &str = "AVR-0007";
 const OLD: u32 = 1;
 const NEW: u32 = 2;
 
@@ -72,6 +81,12 @@ fn boots_and_falls_back(board: &str) {
             "{partition}: {said:?}"
         );
     }
+    // And it is the unit that was flashed, with a DATA that fills its disk.
+    assert!(said.all("serial").iter().all(|serial| serial == SERIAL), "{said:?}");
+    assert_eq!(said.all("serial").len(), 4, "{said:?}");
+    let sectors = said.all("data").last().and_then(|line| line.parse::<u64>().ok());
+    let expected = DISK_BYTES - MIB - guest.layout.partition("DATA").expect("DATA").start;
+    assert_eq!(sectors, Some(expected / 512), "{said:?}");
     assert!(said.all("watchdog").iter().any(|line| line.contains("6300ESB")), "{said:?}");
     assert_eq!(said.all("bridge").len(), 4, "{said:?}");
     assert!(said.all("e2fsck").iter().all(|line| line.starts_with("1.47")), "{said:?}");
@@ -133,12 +148,25 @@ impl Guest {
             board,
             folder,
         };
-        let image = File::open(&built.image).expect("an image");
-        let mut disk = File::create(this.disk()).expect("a disk");
-        zstd::stream::copy_decode(image, &mut disk).expect("an image that can be unpacked");
+        this.flash(&built.image).unwrap_or_else(|error| panic!("{error:?}"));
         let fresh = qemu::efi(this.board.arch).variables;
         fs::copy(fresh, this.variables()).expect("the firmware of Debian's package");
         this
+    }
+
+    /// As a person puts it onto a disk.
+    fn flash(&self, image: &Path) -> Result<(), image::ImageError> {
+        let release = Release::open(image)?;
+        let source = Source::open(image, &release.map)?;
+        let guids = Guids::draw(source.partitions.len())?;
+        let guid = |name: &str| guids.partitions[source.index(name)];
+        let serial =
+            StateFile { path: "config/serial".to_owned(), contents: format!("{SERIAL}\n") };
+        let state = ext4::with_files("STATE", guid("STATE"), EPOCH, &[serial])?;
+        let data = ext4::template("DATA", guid("DATA"), EPOCH)?;
+        let disk = Target::file(&self.disk(), DISK_BYTES).expect("a disk");
+        let unit = Unit { guids: &guids, state: &state, data: &data };
+        write(&disk, &source, &unit, &mut |_, _, _| {})
     }
 
     fn disk(&self) -> PathBuf {

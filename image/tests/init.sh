@@ -35,8 +35,12 @@ for part in /sys/class/block/*/partition; do
     for kind in ext4 vfat; do
         $b mount -t $kind -o ro "/dev/$disk" /data 2>/dev/null || continue
         say "partition $($b cat /sys/class/block/$disk/partition) $kind $($b ls /data/EFI/Linux 2>/dev/null | $b tr '\n' ' ')"
+        [ ! -e /data/config/serial ] || say "serial $($b cat /data/config/serial)"
         $b umount /data
     done
+done
+for part in /sys/class/block/*/uevent; do
+    $b grep -q '^PARTNAME=DATA$' "$part" && say "data $($b cat "${part%uevent}size")"
 done
 [ ! -e /dev/watchdog0 ] || say "watchdog $($b cat /sys/class/watchdog/watchdog0/identity)"
 /usr/sbin/e2fsck -V 2>&1 | $b head -n 1 | while read -r line; do say "$line"; done
