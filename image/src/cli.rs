@@ -53,7 +53,10 @@ enum Verb {
         /// Interfaces of this machine for the two ports.
         #[arg(long, num_args = 2, value_names = ["LAN", "WAN"])]
         tap: Vec<String>,
-        /// Goes on with disk and variables as they were left.
+        /// MAC addresses of the two ports.
+        #[arg(long, num_args = 2, value_names = ["LAN", "WAN"])]
+        mac: Vec<String>,
+        /// Goes on with disk and variables as they were left, or as `flash --file` has made the disk.
         #[arg(long)]
         keep: bool,
         /// QEMU's accelerator.
@@ -108,20 +111,20 @@ impl Cli {
                 fs::write(&path, update::to_text(&lock))
                     .with_context(|| format!("writing {}", path.display()))
             }
-            Verb::Qemu { board, image, scratch, tap, keep, accel } => {
+            Verb::Qemu { board, image, scratch, tap, mac, keep, accel } => {
                 let board = Board::from_folder(&self.tree.join("board"), &board)?;
                 let (disk, variables) = (scratch.join("disk.img"), scratch.join("variables.fd"));
+                fs::create_dir_all(&scratch)?;
                 if !keep || !disk.exists() {
-                    fs::create_dir_all(&scratch)?;
                     unpack(&image, &disk)?;
+                }
+                if !keep || !variables.exists() {
                     let fresh = qemu::efi(board.arch).variables;
                     fs::copy(fresh, &variables).with_context(|| format!("copying {fresh}"))?;
                 }
-                let taps = match tap.as_slice() {
-                    [lan, wan] => Some((lan.as_str(), wan.as_str())),
-                    _ => None,
-                };
-                let guest = qemu::Guest { disk: &disk, variables: &variables, taps, accel: &accel };
+                let (taps, macs) = (both(&tap), both(&mac));
+                let guest =
+                    qemu::Guest { disk: &disk, variables: &variables, taps, macs, accel: &accel };
                 let words = qemu::command(&board, &guest)?;
                 let Some((program, arguments)) = words.split_first() else {
                     bail!("an empty command line")
@@ -130,6 +133,14 @@ impl Cli {
                 Err(error).with_context(|| format!("starting {}", program.display()))
             }
         }
+    }
+}
+
+/// Of the port to the office, and of the one to the router.
+fn both(words: &[String]) -> Option<(&str, &str)> {
+    match words {
+        [lan, wan] => Some((lan, wan)),
+        _ => None,
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Guest<'a> {
     pub variables: &'a Path,
     /// Interfaces of the host for `lan` and `wan`; without, each port has a user network of its own.
     pub taps: Option<(&'a str, &'a str)>,
+    /// MAC addresses of the two; without, QEMU's own, which are the same for every guest.
+    pub macs: Option<(&'a str, &'a str)>,
     /// `tcg` unless somebody knows better.
     pub accel: &'a str,
 }
@@ -73,10 +75,10 @@ pub fn command(board: &Board, guest: &Guest<'_>) -> Result<Vec<OsString>, ImageE
     command.file("-drive", "if=pflash,format=raw,unit=1,file=", guest.variables);
     command.file("-drive", "if=none,id=disk,format=raw,file=", guest.disk);
     command.option("-device", format!("{},drive=disk", qemu.disk));
-    for (id, port, tap) in [
-        ("lan", &board.ports.lan, guest.taps.map(|(lan, _)| lan)),
-        ("wan", &board.ports.wan, guest.taps.map(|(_, wan)| wan)),
-    ] {
+    let (taps, macs) = (guest.taps.unzip(), guest.macs.unzip());
+    for (id, port, tap, mac) in
+        [("lan", &board.ports.lan, taps.0, macs.0), ("wan", &board.ports.wan, taps.1, macs.1)]
+    {
         let address = slot(port).ok_or_else(|| not_played("its ports are not on PCI bus 0"))?;
         let net = match (tap, id) {
             (Some(tap), _) => format!("tap,id={id},ifname={tap},script=no,downscript=no"),
@@ -85,7 +87,8 @@ pub fn command(board: &Board, guest: &Guest<'_>) -> Result<Vec<OsString>, ImageE
             (None, _) => "user,id=wan".to_owned(),
         };
         command.option("-netdev", net);
-        command.option("-device", format!("{},netdev={id},addr={address}", qemu.nic));
+        let mac = mac.map(|mac| format!(",mac={mac}")).unwrap_or_default();
+        command.option("-device", format!("{},netdev={id},addr={address}{mac}", qemu.nic));
     }
     command.option("-device", "virtio-rng-pci");
     if let Some(watchdog) = &qemu.watchdog {

@@ -192,7 +192,13 @@ impl Guest {
     /// Runs the guest until it switches off.
     fn run(&self) -> Said {
         let (disk, variables) = (self.disk(), self.variables());
-        let guest = qemu::Guest { disk: &disk, variables: &variables, taps: None, accel: "tcg" };
+        let guest = qemu::Guest {
+            disk: &disk,
+            variables: &variables,
+            taps: None,
+            macs: None,
+            accel: "tcg",
+        };
         let words = qemu::command(&self.board, &guest).expect("a board for QEMU");
         // Whatever the guest does, it ends; and the serial port's output is all there is of it.
         let output = Command::new("timeout")

@@ -13,6 +13,7 @@ use crate::{
     clock::wait_for,
     daemon::Daemon,
     fleet::Fleet,
+    machine,
     netns::{Netns, cable, run_command},
     plan::{BOX, BOX_MAC, BOX6, DNS, DOMAIN, OFFICE, OFFICE6},
 };
@@ -38,6 +39,8 @@ pub struct Gateway {
     directory: PathBuf,
     logs: PathBuf,
     daemon: Option<Daemon>,
+    /// In place of all of it.
+    machine: Option<Daemon>,
 }
 
 impl Gateway {
@@ -64,7 +67,7 @@ impl Gateway {
         ])?;
         let directory = root.join("box");
         fs::create_dir_all(&directory)?;
-        Ok(Self { netns, directory, logs: logs.to_owned(), daemon: None })
+        Ok(Self { netns, directory, logs: logs.to_owned(), daemon: None, machine: None })
     }
 
     /// The box's network.
@@ -97,6 +100,18 @@ impl Gateway {
         daemon.wait_until("the box to intercept", || self.status(fleet).ok().map(drop))?;
         self.daemon = Some(daemon);
         Ok(())
+    }
+
+    /// Puts a machine with this disk image in the place of the box, for good, and switches it on.
+    pub(crate) fn become_machine(&mut self, fleet: &Fleet, image: &Path) -> Result<()> {
+        let machine = machine::switch_on(&self.netns, &self.directory, &self.logs, fleet, image)?;
+        self.machine = Some(machine);
+        Ok(())
+    }
+
+    /// Whether the box is a machine of its own, of which nothing is seen but what its ports say.
+    pub(crate) fn is_machine(&self) -> bool {
+        self.machine.is_some()
     }
 
     /// Ends `avr` in order; the bridge stays.

@@ -25,6 +25,7 @@ use serde_json::Value;
 use crate::{
     clock::wait_for,
     daemon::{Daemon, tail},
+    failures::relay_in_use,
     fleet::Fleet,
     gateway::{Gateway, Options},
     netns::{Netns, cable, run_command},
@@ -47,6 +48,8 @@ const FORGET_MAX: Duration = Duration::from_secs(30);
 const PROBE_MAX: Duration = Duration::from_millis(300);
 /// The network's half of an IPv6 address.
 const NETWORK6: u128 = !0 << 64;
+/// Longest that an emulated machine may take from its power to carrying sessions.
+const MACHINE_MAX: Duration = Duration::from_secs(240);
 /// Nothing listens there.
 const CLOSED_PORT: u16 = 9;
 
@@ -149,6 +152,17 @@ impl Lab {
         self.make_fleet()?;
         self.start_sites()?;
         self.start_box(Options::default())?;
+        self.wait_relaying()
+    }
+
+    /// The same with the box's disk image in QEMU in place of its program.
+    ///
+    /// # Errors
+    /// When something does not come up.
+    pub fn start_machine(&mut self, image: &Path) -> Result<()> {
+        self.make_fleet()?;
+        self.start_sites()?;
+        self.gateway.become_machine(self.fleet.as_ref().context("no fleet yet")?, image)?;
         self.wait_relaying()
     }
 
@@ -364,7 +378,7 @@ impl Lab {
     /// When something does not come up.
     pub fn restore(&mut self) -> Result<()> {
         self.restore_sites()?;
-        if self.gateway.id().is_none() {
+        if self.gateway.id().is_none() && !self.gateway.is_machine() {
             self.start_box(Options::default())?;
         }
         self.wait_relaying()
@@ -376,6 +390,9 @@ impl Lab {
     /// # Errors
     /// When that does not come.
     pub fn wait_relaying(&self) -> Result<()> {
+        if self.gateway.is_machine() {
+            return self.wait_way();
+        }
         self.wait_status("no manager dead, and a warm link", |status| {
             let managers = status.pointer("/relay/managers").and_then(Value::as_array);
             managers.is_some_and(|managers| managers.len() == self.sites.len())
@@ -390,7 +407,16 @@ impl Lab {
     /// # Errors
     /// When that does not come.
     pub fn wait_warm(&self) -> Result<()> {
+        if self.gateway.is_machine() {
+            return self.wait_way();
+        }
         self.wait_status("a warm link", is_warm).map(drop)
+    }
+
+    /// Waits until sessions go through a site, by opening some.
+    fn wait_way(&self) -> Result<()> {
+        wait_for("a session to go through a site", MACHINE_MAX, || relay_in_use(self).ok())
+            .map(drop)
     }
 
     /// Whether the site's router answers from the office: a closed port says so at once.

@@ -15,6 +15,7 @@ pub mod figures;
 mod fleet;
 mod gateway;
 mod lab;
+mod machine;
 pub mod message;
 mod netns;
 pub mod outages;
