@@ -133,8 +133,7 @@ impl FlashArgs {
         let target = place.open(self.file.is_some())?;
         let mut bar = Bar { shown: None };
         write(&target, &source, &parts, &mut |phase, done, total| bar.show(phase, done, total))?;
-        bar.end();
-        drop(target);
+        drop((bar, target));
         if self.file.is_none() {
             // So that the kernel shows the new partitions; whoever looks after the next plugging does
             // not need it.
@@ -332,8 +331,11 @@ impl Bar {
         let bar = format!("\r{name} [{}{}] {percent:3} %", "#".repeat(full), " ".repeat(empty));
         let _ = io::stderr().write_all(bar.as_bytes());
     }
+}
 
-    fn end(&self) {
+/// Whatever comes next begins a line of its own, an error too.
+impl Drop for Bar {
+    fn drop(&mut self) {
         if self.shown.is_some() {
             let _ = io::stderr().write_all(b"\n");
         }
