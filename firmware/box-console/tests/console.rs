@@ -166,10 +166,10 @@ mod tests {
         let others = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         others.send_to(b"another", others.local_addr().unwrap()).unwrap();
         sender.send_to(b"wanted-bytes", to).unwrap();
-        terminal.expect("1 frames, ");
+        // On the loopback each frame is seen as it goes and as it comes.
+        terminal.expect("2 frames, ");
         terminal.send("q");
         let seen = terminal.expect("avr> ");
-        // On the loopback each frame is seen as it goes and as it comes.
         assert!(seen.contains("ended: 2 frames, "), "{seen}");
         let file = bench.only_file("captures");
         assert_eq!(file[..4], 0xa1b2_c3d4_u32.to_le_bytes());
