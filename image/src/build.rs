@@ -16,7 +16,7 @@ use crate::layout::Layout;
 use crate::modules::Modules;
 use crate::system::{check_program, cmdline, only_one, os_release, put_base, slot_name};
 use crate::uki::Parts;
-use crate::{ImageError, Tree, ext4, sbom, uki};
+use crate::{ImageError, Signing, Tree, bundle, ext4, sbom, uki};
 
 /// How hard zstd tries. More costs the box memory when it unpacks.
 pub const LEVEL: i32 = 19;
@@ -44,6 +44,8 @@ pub struct Options {
     pub output: PathBuf,
     /// How hard zstd tries: [`LEVEL`], or less for tests.
     pub level: i32,
+    /// Who signs the update; `None`: there is no update bundle.
+    pub sign: Option<Signing>,
 }
 
 /// What an image is called.
@@ -97,6 +99,8 @@ pub struct Built {
     pub bmap: PathBuf,
     /// The system alone, as an update brings it.
     pub uki: PathBuf,
+    /// The same, signed, as a box takes it.
+    pub update: Option<PathBuf>,
     /// What is in it.
     pub sbom: PathBuf,
     /// SHA-256 of these.
@@ -327,6 +331,7 @@ fn write(
         image: at(".img.zst"),
         bmap: at(".bmap"),
         uki: at(".efi"),
+        update: options.sign.as_ref().map(|_| at(".update.tar")),
         sbom: at(".cdx.json"),
         sums: output.join(format!("{stem}.SHA256SUMS")),
         figures: system.figures,
@@ -337,8 +342,13 @@ fn write(
     {
         fs::write(path, bytes).step(|| format!("writing {}", path.display()))?;
     }
+    if let (Some(sign), Some(path)) = (&options.sign, &built.update) {
+        let manifest = bundle::manifest(&sources.board, release, &system.main, sign)?;
+        bundle::write(&manifest, &system.main, sign, folder.path(), path)?;
+    }
     let mut sums = String::new();
-    for path in [&built.image, &built.bmap, &built.uki, &built.sbom] {
+    let files = [&built.image, &built.bmap, &built.uki, &built.sbom];
+    for path in files.into_iter().chain(&built.update) {
         let name = path.file_name().unwrap_or_default().display();
         sums.push_str(&format!("{}  {name}\n", sha256_of(path)?));
     }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail};
 use board::Board;
 use clap::{Args, Parser, Subcommand};
 use image::debian::Wanted;
-use image::{LEVEL, Options, Release, build, qemu, update};
+use image::{LEVEL, Options, Release, Signing, build, qemu, update};
 
 /// Builds the box's disk images.
 #[derive(Debug, Parser)]
@@ -90,6 +90,12 @@ struct BuildArgs {
     /// That commit's time, in Unix seconds.
     #[arg(long)]
     epoch: u32,
+    /// Secret key of minisign that signs the update; without it there is none.
+    #[arg(long, value_name = "SECRET_KEY_FILE")]
+    sign: Option<PathBuf>,
+    /// Once the update is blessed, no build below this one is installed or switched to.
+    #[arg(long, default_value_t = 1, requires = "sign")]
+    min_build_floor: u32,
     /// Where Debian's packages are kept.
     #[arg(long, default_value = "target/debian/packages")]
     cache: PathBuf,
@@ -162,6 +168,7 @@ impl BuildArgs {
             cache: self.cache,
             output: self.output,
             level: LEVEL,
+            sign: self.sign.map(|key| Signing { key, floor: self.min_build_floor }),
         })?;
         let figures = built.figures;
         let mut out = io::stdout().lock();
@@ -170,6 +177,9 @@ impl BuildArgs {
         writeln!(out, "compressed  {}", mib(figures.initrd as u64))?;
         writeln!(out, "system      {} {}", mib(figures.uki as u64), built.uki.display())?;
         writeln!(out, "disk        {} {}", mib(figures.image), built.image.display())?;
+        if let Some(update) = built.update {
+            writeln!(out, "update      {} {}", mib(figures.uki as u64), update.display())?;
+        }
         Ok(())
     }
 }

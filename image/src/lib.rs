@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod bundle;
 pub mod debian;
 pub mod disk;
 mod error;
@@ -24,5 +25,6 @@ pub mod uki;
 pub mod update;
 
 pub use build::{Built, LEVEL, Options, Release, build};
+pub use bundle::Signing;
 pub use error::ImageError;
 pub use tree::{Node, Tree};

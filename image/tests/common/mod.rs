@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use image::{Options, Release};
+use image::{Options, Release, Signing};
 
 /// zstd's default: the tests are about what is in an image, not how small it is.
 const LEVEL: i32 = 3;
@@ -32,6 +32,7 @@ pub(crate) fn options(board: &str, build: u32, output: &Path) -> Options {
         cache: tree.join("target/debian/packages"),
         output: output.to_owned(),
         level: LEVEL,
+        sign: Some(Signing { key: tree.join("image/keys/dev/dev-1.key"), floor: 1 }),
         tree,
     }
 }
