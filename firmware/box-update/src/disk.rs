@@ -90,7 +90,8 @@ impl Mounted {
     /// # Errors
     /// There is no such folder.
     pub fn new(root: impl Into<PathBuf>) -> io::Result<Self> {
-        let root = root.into();
+        // Whole, since a rename takes other paths as relative to the partition.
+        let root = root.into().canonicalize()?;
         let handle = File::open(&root)?;
         Ok(Self { root, handle, writing: None, buffer: Vec::new() })
     }

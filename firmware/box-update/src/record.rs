@@ -13,6 +13,9 @@ use crate::digest::Sha256;
 use crate::manifest::Manifest;
 use crate::slots::{Slots, Trust};
 
+/// Where a box keeps its record.
+pub const FILE: &str = "/state/update.json";
+
 /// Failed updates that are remembered; the oldest goes first.
 pub const FAILED_MAX: usize = 32;
 
@@ -46,7 +49,7 @@ pub struct Failed {
     pub why: String,
 }
 
-/// `/state/update.json`. Fields of later systems are passed over, since an older one may come back.
+/// What is in [`FILE`]. Fields of later systems are passed over, since an older one may come back.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Record {
@@ -139,6 +142,19 @@ pub trait Store {
     fn save(&mut self, record: &Record) -> io::Result<()>;
 }
 
+/// [`Record::settle`] on what is kept.
+///
+/// # Errors
+/// It cannot be read, or what is new cannot be kept.
+pub fn settle(store: &mut impl Store, slots: &Slots, why: &str) -> io::Result<Option<Outcome>> {
+    let mut record = store.load()?;
+    let outcome = record.settle(slots, why);
+    if outcome.is_some() {
+        store.save(&record)?;
+    }
+    Ok(outcome)
+}
+
 /// A record in a file.
 #[derive(Debug, Clone)]
 pub struct FileStore(PathBuf);
@@ -223,10 +239,18 @@ mod tests {
         let record = expecting(5);
         store.save(&record).unwrap();
         assert_eq!(store.load().unwrap(), record);
+        // What came of it is kept, and once: another start finds nothing new.
+        let failed = Slots::of(["avr_000004.efi", "avr_000005+0-3.efi"]);
+        let outcome = settle(&mut store, &failed, "no link").unwrap();
+        assert!(matches!(outcome, Some(Outcome::Failed(pending)) if pending.build == 5));
+        let kept = store.load().unwrap();
+        assert_eq!((kept.pending, kept.failed.len()), (None, 1));
+        assert_eq!(settle(&mut store, &failed, "no link").unwrap(), None);
         fs::write(&path, r#"{"floor": 3, "later": true}"#).unwrap();
         assert_eq!(store.load().unwrap().floor, 3);
         fs::write(&path, "{").unwrap();
         assert!(store.load().is_err());
+        assert!(settle(&mut store, &failed, "").is_err());
     }
 
     proptest! {
