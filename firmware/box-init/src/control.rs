@@ -63,6 +63,8 @@ pub enum Request {
         /// Must be [`Status::serial`], typed by whoever asks.
         serial: String,
     },
+    /// What an update needs to know, which `avr` installs: [`Reply::Slots`].
+    Slots,
 }
 
 /// About the box's own addresses.
@@ -175,6 +177,20 @@ pub enum Reply {
         /// What a check needs comes before it.
         checks: Vec<Check>,
     },
+    /// To [`Request::Slots`].
+    Slots(Box<Slots>),
+}
+
+/// Where slots are, and which one runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slots {
+    /// The partition that holds them, as in `/dev/vda2`. It is not mounted.
+    pub device: String,
+    /// The running slot's file, as the loader or a blessing left its name; `None` where no loader has
+    /// said so.
+    pub entry: Option<String>,
+    /// What runs.
+    pub release: Release,
 }
 
 /// How the box is.

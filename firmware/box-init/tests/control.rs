@@ -4,7 +4,7 @@
 use box_init::control::{
     AddressSource, Check, Clock, ClockState, Failure, Gateway, Ipv4Settings, LogLine, Mode,
     Network, NetworkRequest, NetworkSettings, Outcome, Port, Release, Reply, Request, Service,
-    ServiceState, Slot, Status, Storage, Synced, Trial, Watchdog,
+    ServiceState, Slot, Slots, Status, Storage, Synced, Trial, Watchdog,
 };
 
 const GOLDEN: &str = include_str!("control.jsonl");
@@ -109,6 +109,7 @@ fn requests() -> Vec<Request> {
         Request::Reboot,
         Request::Poweroff,
         Request::FactoryReset { serial: "02005e100003".to_owned() },
+        Request::Slots,
     ]
 }
 
@@ -143,6 +144,11 @@ fn replies() -> Vec<Reply> {
                 check("bridge", Outcome::Skipped { because: "wan".to_owned() }),
             ],
         },
+        Reply::Slots(Box::new(Slots {
+            device: "/dev/vda2".to_owned(),
+            entry: Some("avr_000012+2-1.efi".to_owned()),
+            release: status().release,
+        })),
     ]
 }
 

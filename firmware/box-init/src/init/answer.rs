@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Init, state};
-use crate::control::{LOG_LINES_MAX, NetworkRequest, Reply, Request};
+use crate::control::{LOG_LINES_MAX, NetworkRequest, Reply, Request, Slots};
 use crate::health::judge;
 use crate::host::power::End;
 use crate::services::GATEWAY;
@@ -43,7 +43,24 @@ impl Init {
             Request::FactoryReset { .. } => {
                 failed("this is not the serial number of this box: nothing is forgotten")
             }
+            Request::Slots => self.slots(),
         }
+    }
+
+    fn slots(&self) -> Reply {
+        let Some(found) = &self.storage else {
+            return failed("the box is still starting: ask again in a moment");
+        };
+        let Some(device) = &found.slots else {
+            return failed(
+                "the box has not found its disk, or no partition with slots on it: look at its status",
+            );
+        };
+        Reply::Slots(Box::new(Slots {
+            device: device.display().to_string(),
+            entry: self.loader.running().map(str::to_owned),
+            release: self.release.clone(),
+        }))
     }
 
     fn lines_of(&self, service: &str, lines: u32) -> Reply {
