@@ -93,6 +93,18 @@ impl Boots {
         self.failures.drain(..excess);
     }
 
+    /// What is known of why the slot `base` failed last, on one line; empty: nothing.
+    #[must_use]
+    pub fn why(&self, base: &str) -> &str {
+        let name = |entry: &str| {
+            crate::slots::Name::parse(entry).map_or(entry, |name| name.base()) == base
+        };
+        let last = self.failures.iter().rfind(|failure| name(&failure.entry));
+        // The last words say most.
+        let mut lines = last.map_or("", |failure| &failure.text).lines().rev().map(str::trim);
+        lines.find(|line| !line.is_empty()).unwrap_or_default()
+    }
+
     /// The entry, without its counters, is not to be tried again.
     pub fn give_up(&mut self, base: &str) {
         if !self.given_up.iter().any(|entry| entry == base) {
@@ -146,6 +158,24 @@ mod tests {
         }
         assert_eq!(boots.start("avr_000002+0-3.efi").short, 6);
         assert_eq!(boots.start("avr_000001.efi").short, 0);
+    }
+
+    #[test]
+    fn why_a_slot_failed_is_its_own_last_word() {
+        let mut boots = Boots::default();
+        assert_eq!(boots.why("avr_000002"), "");
+        for (entry, text) in [
+            ("avr_000002+2-1.efi", "gateway: it starts"),
+            // As the kernel's last words are kept.
+            ("avr_000002", "Oops\n---[ end Kernel panic - not syncing ]---\n\n"),
+            ("avr_000001.efi", "another slot's"),
+        ] {
+            let (entry, text) = (entry.to_owned(), text.to_owned());
+            boots.failed(Failure { at_seconds: 0, entry, text });
+        }
+        assert_eq!(boots.why("avr_000002"), "---[ end Kernel panic - not syncing ]---");
+        assert_eq!(boots.why("avr_000001"), "another slot's");
+        assert_eq!(boots.why("avr_000003"), "");
     }
 
     proptest! {

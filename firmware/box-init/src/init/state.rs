@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use board::Counting;
+use box_update::record::{self, FileStore, Outcome};
 use box_update::slots::Rename;
 
 use super::{Init, start};
@@ -47,6 +48,7 @@ impl Init {
         let entry = self.loader.running().unwrap_or("none").to_owned();
         let verdict = self.boots.start(&entry);
         self.short_boots = verdict.short;
+        self.settle_update(&found.files);
         self.storage = Some(found);
         self.note_failed_slots(&entry);
         save_boots(&self.boots);
@@ -78,17 +80,21 @@ impl Init {
     pub(super) fn bless(&mut self, now: Duration) {
         let Some(running) = self.loader.running().map(str::to_owned) else { return };
         let done = self.with_slots(|slots| match slots::bless(&slots.files(), &running)? {
-            Some(rename) => slots.rename(&rename).map_err(|error| error.to_string()),
-            None => Ok(()),
+            Some(rename) => {
+                slots.rename(&rename).map_err(|error| error.to_string())?;
+                Ok(slots.files())
+            }
+            None => Ok(slots.files()),
         });
         match done {
-            Ok(()) => {
+            Ok(files) => {
                 tracing::info!(running, "the slot has proved itself");
                 self.trial.blessed();
                 self.loader.counted = slots::Name::parse(&running).map(|name| name.blessed());
                 let link = |port| net::port(port, &board::Port::Nth(1)).link;
                 self.boots.links = (link(net::LAN), link(net::WAN));
                 save_boots(&self.boots);
+                self.settle_update(&files);
             }
             Err(problem) => {
                 tracing::error!(
@@ -129,6 +135,36 @@ impl Init {
         }
     }
 
+    /// Keeps what became of the last update, as its slot's name says: what failed is not tried again, and
+    /// what is good may shut out older ones.
+    fn settle_update(&self, files: &[String]) {
+        if files.is_empty() {
+            // They could not be looked at, which says nothing about an update.
+            return;
+        }
+        let slots = box_update::slots::Slots::of(files);
+        let failed = slots::failed(files).last();
+        let why = failed.map_or("", |base| self.boots.why(base));
+        match record::settle(&mut FileStore::new(record::FILE), &slots, why) {
+            Ok(None) => {}
+            Ok(Some(Outcome::Blessed(update))) => {
+                let (build, version) = (update.build, update.version);
+                tracing::info!(build, version, "the update is good");
+            }
+            Ok(Some(Outcome::Failed(update))) => {
+                let (build, version) = (update.build, update.version);
+                tracing::error!(build, version, why, "the update failed, and is not tried again");
+            }
+            Ok(Some(Outcome::NotInstalled(update))) => {
+                let (build, version) = (update.build, update.version);
+                tracing::error!(build, version, "the update was cut short: install it again");
+            }
+            Err(error) => {
+                tracing::error!(%error, "it cannot be kept what became of the last update");
+            }
+        }
+    }
+
     /// Slots that were tried in vain since we last looked.
     fn note_failed_slots(&mut self, running: &str) {
         let Some(found) = &self.storage else { return };
@@ -139,13 +175,15 @@ impl Init {
             .map(str::to_owned)
             .collect();
         for base in failed {
-            tracing::error!(slot = base, "an update did not prove itself: the former slot runs");
+            tracing::error!(slot = base, "a slot is marked bad: the other one runs");
             self.boots.give_up(&base);
-            self.boots.failed(Failure {
-                at_seconds: time::now().as_secs(),
-                text: format!("the update {base} did not prove itself; this slot runs instead"),
-                entry: base,
-            });
+            let mut text =
+                format!("{base} is marked bad, by its trial or by hand; another slot runs instead");
+            match self.boots.why(&base) {
+                "" => {}
+                why => text.push_str(&format!("; its last failure: {why}")),
+            }
+            self.boots.failed(Failure { at_seconds: time::now().as_secs(), text, entry: base });
         }
     }
 
