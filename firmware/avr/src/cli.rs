@@ -17,6 +17,7 @@ use tracing::warn;
 
 use crate::control::{self, Request};
 use crate::settings::{DEFAULT_CONTROL, DEFAULT_PATH, Settings};
+use crate::update::{SlotsArgs, UpdateArgs};
 
 /// Mail gateway: takes SMTP and POP3 off the bridge, scans it, carries it through a relay site.
 #[derive(Debug, Parser)]
@@ -79,6 +80,11 @@ enum Verb {
     Resume(ControlSocket),
     /// Show the unit's MAC address and key fingerprint, for registration.
     Identity(ConfigFile),
+    /// Install an update of the system: verified, beside the one that runs, and on trial from the next
+    /// start on.
+    Update(UpdateArgs),
+    /// Show which systems are installed: what runs, what is on trial, what is good, what failed.
+    Slots(SlotsArgs),
     /// Takes mails apart for a daemon, which starts it. Not for people.
     #[command(name = scan::worker::WORKER_VERB, hide = true)]
     ScanWorker,
@@ -231,6 +237,8 @@ impl Arguments {
                 println!("{}", crate::identity::Unit::of(&Settings::load(&file.config)?)?);
                 Ok(())
             }
+            Verb::Update(args) => args.execute(),
+            Verb::Slots(args) => args.execute(),
             Verb::Config(ConfigVerb::Check(file)) => {
                 Settings::check_files(&file.config)?;
                 println!("{}: right", file.config.display());
@@ -297,10 +305,15 @@ mod tests {
             &["snooze", "off"],
             &["resume"],
             &["status", "--json", "--control", "control.sock"],
+            &["update", "--", "avr-qemu-x86_64-0.2.0.update.tar"],
+            &["update", "--restart", "a.tar"],
+            &["slots"],
+            &["slots", "--json"],
+            &["slots", "switch", "--restart"],
         ] {
             Arguments::try_parse_from([&["avr"], good].concat()).unwrap();
         }
-        for bad in [&["snooze"][..], &["snooze", "30"], &["trace"], &["quarantine"]] {
+        for bad in [&["snooze"][..], &["snooze", "30"], &["trace"], &["quarantine"], &["update"]] {
             Arguments::try_parse_from([&["avr"], bad].concat()).unwrap_err();
         }
         assert_eq!("off".parse(), Ok(SnoozeTime::Off));
