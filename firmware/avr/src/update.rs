@@ -378,7 +378,8 @@ impl Listing {
         for failed in &self.record.failed {
             text += &format!("build {} failed: {}\n", failed.build, failed.why.escape_debug());
         }
-        if self.record.floor > 0 {
+        // Builds are counted from 1.
+        if self.record.floor > 1 {
             text += &format!("builds below {} are not taken\n", self.record.floor);
         }
         text
