@@ -282,7 +282,10 @@ impl Conversation<'_> {
             return Vec::new();
         }
         let client = client.and_then(announce::nameable);
-        count(if client.is_some() { &counters.announced } else { &counters.announced_nobody });
+        match client {
+            Some(_) => count(&counters.announced),
+            None => count(&counters.announced_nobody),
+        }
         announce::header(client, called)
     }
 
