@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use board::{Board, ModuleName, Slots};
+use box_update::slots::{FOLDER, RECOVERY_FILE, Trust, file_name};
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -14,14 +15,12 @@ use crate::error::Step as _;
 use crate::fat::Fat;
 use crate::layout::Layout;
 use crate::modules::Modules;
-use crate::system::{check_program, cmdline, only_one, os_release, put_base, slot_name};
+use crate::system::{check_program, cmdline, only_one, os_release, put_base};
 use crate::uki::Parts;
 use crate::{ImageError, Signing, Tree, bundle, ext4, sbom, uki};
 
 /// How hard zstd tries. More costs the box memory when it unpacks.
 pub const LEVEL: i32 = 19;
-/// Name of the recovery system's UKI.
-const RECOVERY: &str = "EFI/Linux/zz-recovery.efi";
 
 /// What is to be built.
 #[derive(Debug, Clone)]
@@ -287,7 +286,7 @@ fn fat_partitions(
         let partition = layout.partition(name).expect("the layout was checked to have it");
         Fat::format(partition.bytes, name, partition.volume_id())
     };
-    let slot = format!("EFI/Linux/{}", slot_name(options.release.build));
+    let slot = format!("{FOLDER}/{}", file_name(options.release.build, Trust::Good));
     let mut esp = format("ESP")?;
     let loader = sources.loader_file(&sources.wanted.loader.loader)?;
     let boot_name = efi_name(sources.board.arch).to_uppercase();
@@ -297,7 +296,7 @@ fn fat_partitions(
         let bytes = fs::read(&from).step(|| format!("reading {}", from.display()))?;
         esp.put(path, &bytes)?;
     }
-    esp.put(RECOVERY, &system.recovery)?;
+    esp.put(&format!("{FOLDER}/{RECOVERY_FILE}"), &system.recovery)?;
     if sources.board.boot.slots == Slots::Esp {
         esp.put(&slot, &system.main)?;
         return Ok(vec![("ESP", esp.to_bytes()?)]);

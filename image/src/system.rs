@@ -104,18 +104,6 @@ pub fn os_release(board: &Board, release: &Release, recovery: bool) -> String {
     )
 }
 
-/// File name of the system's UKI in its slot, without tries: it is good.
-#[must_use]
-pub fn slot_name(build: u32) -> String {
-    format!("avr_{build:06}.efi")
-}
-
-/// File name of the system's UKI in its slot while it has tries left.
-#[must_use]
-pub fn trial_name(build: u32, left: u8, done: u8) -> String {
-    format!("avr_{build:06}+{left}-{done}.efi")
-}
-
 /// Programs have to run on the board, and there is no library but what they bring.
 ///
 /// # Errors
@@ -168,6 +156,8 @@ pub(crate) fn only_one<'a>(
 
 #[cfg(test)]
 mod tests {
+    use box_update::slots::{Trust, file_name};
+
     use super::*;
 
     #[test]
@@ -187,7 +177,8 @@ mod tests {
 
     #[test]
     fn names_of_slots_have_one_width() {
-        assert_eq!(slot_name(42), "avr_000042.efi");
-        assert_eq!(trial_name(43, 3, 0), "avr_000043+3-0.efi");
+        assert_eq!(file_name(42, Trust::Good), "avr_000042.efi");
+        let trial = Trust::Trial { left: 3, done: 0 };
+        assert_eq!(file_name(43, trial), "avr_000043+3-0.efi");
     }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use board::Board;
+use box_update::slots::{Trust, file_name};
 use image::ext4::{self, StateFile};
 use image::fat::Fat;
 use image::flash::medium::Target;
@@ -45,10 +46,11 @@ fn boots_and_falls_back(board: &str) {
     // A good system, and a new one that has three tries and switches on again in each.
     let new = guest.uki.clone();
     let old = older(&new);
-    let (good, trial) = (system::slot_name(OLD), system::trial_name(NEW, 3, 0));
+    let good = file_name(OLD, Trust::Good);
+    let trial = file_name(NEW, Trust::Trial { left: 3, done: 0 });
     guest.change_slots(|slots| {
         slots.put(&format!("EFI/Linux/{good}"), &old).expect("room for the old system");
-        let new = format!("EFI/Linux/{}", system::slot_name(NEW));
+        let new = format!("EFI/Linux/{}", file_name(NEW, Trust::Good));
         slots.rename(&new, &format!("EFI/Linux/{trial}")).expect("a new system");
     });
     let said = guest.run();

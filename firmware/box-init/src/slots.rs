@@ -4,10 +4,8 @@
 
 use std::fmt;
 
+pub use box_update::slots::FOLDER;
 use box_update::slots::Rename;
-
-/// Where slots are, relative to the partition that holds them.
-pub const FOLDER: &str = "EFI/Linux";
 
 /// A slot's file name, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
