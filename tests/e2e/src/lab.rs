@@ -163,7 +163,7 @@ impl Lab {
         self.make_fleet()?;
         self.start_sites()?;
         self.gateway.become_machine(self.fleet.as_ref().context("no fleet yet")?, image)?;
-        self.wait_relaying()
+        self.wait_way()
     }
 
     /// Takes the programs under test from `directory`, and not from beside this one.
@@ -391,6 +391,7 @@ impl Lab {
     /// When that does not come.
     pub fn wait_relaying(&self) -> Result<()> {
         if self.gateway.is_machine() {
+            self.wait_links()?;
             return self.wait_way();
         }
         self.wait_status("no manager dead, and a warm link", |status| {
@@ -417,6 +418,13 @@ impl Lab {
     fn wait_way(&self) -> Result<()> {
         wait_for("a session to go through a site", MACHINE_MAX, || relay_in_use(self).ok())
             .map(drop)
+    }
+
+    /// Waits until every manager holds a connection of the box: one that it takes for dead has none.
+    fn wait_links(&self) -> Result<()> {
+        wait_for("a connection of the box at every manager", MACHINE_MAX, || {
+            self.sites.iter().all(|site| site.is_linked().unwrap_or(false)).then_some(())
+        })
     }
 
     /// Whether the site's router answers from the office: a closed port says so at once.

@@ -316,6 +316,14 @@ ip daddr {address} drop
         (1..=PROXIES.len()).map(|n| read_counter(&self.router, &format!("proxy{n}"))).collect()
     }
 
+    /// Whether a box holds a connection to the manager.
+    pub(crate) fn is_linked(&self) -> Result<bool> {
+        let mut command = self.manager.netns().command("ss");
+        command.args(["-H", "-t", "-n", "state", "established", "sport", "="]);
+        command.arg(format!(":{MANAGER_PORT}"));
+        Ok(!run_command(&mut command)?.trim().is_empty())
+    }
+
     /// Waits until all listen, and the manager has found each proxy to be well, as its log says.
     fn wait_serving(&mut self) -> Result<()> {
         self.servers().try_for_each(Server::wait_listening)?;

@@ -96,7 +96,7 @@ fn demo(lab: &mut Lab) -> Result<()> {
     if image.is_none() {
         lines.extend(PROGRAM_LINES);
     }
-    let mut wrong = 0;
+    let mut wrong = Vec::new();
     for &(name, step, expected) in &lines {
         let done = step(lab).and_then(|done| {
             ensure!(expected.fits(&done.way), "the way was {}", done.way);
@@ -109,8 +109,8 @@ fn demo(lab: &mut Lab) -> Result<()> {
                 println!("{name:<34} {ms:>6.0} ms  {way:<14} {:<6} {}", "ok", done.seen);
             }
             Err(error) => {
-                wrong += 1;
                 println!("{name:<34} {:>9}  {:<14} {:<6} {error:#}", "", "", "WRONG");
+                wrong.push(format!("{name}: {error:#}"));
                 lab.restore()?;
             }
         }
@@ -126,10 +126,11 @@ fn demo(lab: &mut Lab) -> Result<()> {
     let seconds = start.elapsed().as_secs();
     println!(
         "\n{} of {} lines as expected, {missed} figures missed, {seconds} s in all.",
-        lines.len() - wrong,
+        lines.len() - wrong.len(),
         lines.len()
     );
-    ensure!(wrong == 0, "{wrong} lines are not as expected");
+    // Below the programs' logs: what is read first must say it too.
+    ensure!(wrong.is_empty(), "not as expected:\n{}", wrong.join("\n"));
     Ok(())
 }
 
