@@ -9,7 +9,8 @@ use manager::args::{Args, Verb};
 use manager::operate::{Reply, Request};
 use manager::{Manager, Settings, settings};
 use service_kit::args::{Command, ConfigCommand};
-use service_kit::{control, host, program};
+use service_kit::control::{self, Line};
+use service_kit::{host, program};
 use tracing::info;
 
 fn main() -> ExitCode {
@@ -37,9 +38,13 @@ fn check(path: &Path) -> anyhow::Result<()> {
 fn tell(path: &Path, request: &Request) -> anyhow::Result<()> {
     let control = settings::control_path(path)?;
     control::ask(&control, request, |reply: Reply| match reply {
-        Reply::Done { what } => println!("{what}"),
+        Reply::Done { what } => {
+            println!("{what}");
+            Line::Last
+        }
         Reply::Left { sessions, leases } => {
             println!("left: {sessions} sessions, {leases} assignments of this manager");
+            Line::More
         }
     })?;
     Ok(())

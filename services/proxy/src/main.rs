@@ -11,7 +11,8 @@ use proxy::settings::{self, Kept};
 use proxy::{Proxy, Settings};
 use records::{QuarantineVerb, TraceArgs, print_to_end};
 use service_kit::args::{Command, ConfigCommand};
-use service_kit::{control, host, program};
+use service_kit::control::{self, Line};
+use service_kit::{host, program};
 use tracing::info;
 
 fn main() -> ExitCode {
@@ -40,19 +41,20 @@ fn check(path: &Path) -> anyhow::Result<()> {
 /// Tells the proxy that runs with this settings file, and shows what it answers.
 #[allow(clippy::print_stdout, reason = "the command line's answer")]
 fn tell(path: &Path, request: &Request) -> anyhow::Result<()> {
-    let mut answered = false;
     control::ask(&settings::control_path(path)?, request, |reply: Reply| match reply {
-        Reply::Left { sessions } => println!("left: {sessions} sessions"),
+        Reply::Left { sessions } => {
+            println!("left: {sessions} sessions");
+            Line::More
+        }
         Reply::Done { what } => {
-            answered = true;
             println!("{what}");
+            Line::Last
         }
         Reply::Status(status) => {
-            answered = true;
             println!("{status}");
+            Line::Last
         }
     })?;
-    anyhow::ensure!(answered, "the proxy ended before it had answered");
     Ok(())
 }
 

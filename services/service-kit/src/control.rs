@@ -37,6 +37,15 @@ const MODE_GROUP: u32 = 0o660;
 /// Mode of the directory, where it has to be made.
 const DIRECTORY_MODE: u32 = 0o700;
 
+/// What a line of an answer is to who asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line {
+    /// More will come.
+    More,
+    /// All is said.
+    Last,
+}
+
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -244,6 +253,9 @@ pub enum AskError {
     /// It went away meanwhile.
     #[error("the server has gone")]
     Broken(#[source] io::Error),
+    /// It went away between two lines of its answer.
+    #[error("the server ended before it had answered; its log says why")]
+    Ended,
     /// It says no.
     #[error("{0}")]
     Refused(String),
@@ -252,11 +264,12 @@ pub enum AskError {
     Unexpected(#[source] serde_json::Error),
 }
 
-/// Sends a request and hands every line of the answer to `each`. Waits as long as the server does.
+/// Sends a request and hands every line of the answer to `each`, which tells the last one. Waits as long as
+/// the server does.
 ///
 /// # Errors
-/// The server is not there, breaks off, or answers with a [`Problem`].
-pub fn ask<T, R>(path: &Path, request: &T, mut each: impl FnMut(R)) -> Result<(), AskError>
+/// The server is not there, breaks off, ends before that line, or answers with a [`Problem`].
+pub fn ask<T, R>(path: &Path, request: &T, mut each: impl FnMut(R) -> Line) -> Result<(), AskError>
 where
     T: Serialize,
     R: DeserializeOwned,
@@ -271,12 +284,14 @@ where
         let mut line = String::new();
         let read = reader.by_ref().take(LINE_BYTES_MAX).read_line(&mut line);
         if read.map_err(AskError::Broken)? == 0 {
-            return Ok(());
+            return Err(AskError::Ended);
         }
         if let Ok(Problem { error }) = serde_json::from_str(&line) {
             return Err(AskError::Refused(error));
         }
-        each(serde_json::from_str(&line).map_err(AskError::Unexpected)?);
+        if each(serde_json::from_str(&line).map_err(AskError::Unexpected)?) == Line::Last {
+            return Ok(());
+        }
     }
 }
 
@@ -304,7 +319,7 @@ mod tests {
     }
 
     impl Running {
-        /// Counts down, a line each; from 13 it will not.
+        /// Counts down, a line each; from 13 it will not, and after 50 lines it has gone.
         fn start() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let control = Control::bind(&directory.path().join("run/control")).unwrap();
@@ -313,7 +328,7 @@ mod tests {
                     let _ = replies.say(&Problem { error: "not from 13".to_owned() }).await;
                     return;
                 }
-                for n in (0..countdown.from).rev() {
+                for n in (0..countdown.from).rev().take(50) {
                     replies.say(&n).await.unwrap();
                 }
             }));
@@ -328,9 +343,11 @@ mod tests {
             let path = self.path();
             let asking = tokio::task::spawn_blocking(move || {
                 let mut lines = Vec::new();
-                ask(&path, &Countdown { from }, |line: u32| lines.push(line))
-                    .map(|()| lines)
-                    .map_err(|error| telemetry::chain(&error))
+                let asked = ask(&path, &Countdown { from }, |line: u32| {
+                    lines.push(line);
+                    if line == 0 { Line::Last } else { Line::More }
+                });
+                asked.map(|()| lines).map_err(|error| telemetry::chain(&error))
             });
             asking.await.unwrap()
         }
@@ -352,6 +369,8 @@ mod tests {
         let running = Running::start();
         assert_eq!(running.ask(3).await.unwrap(), [2, 1, 0]);
         assert_eq!(running.ask(13).await.unwrap_err(), "not from 13");
+        let cut_short = running.ask(99).await.unwrap_err();
+        assert!(cut_short.contains("ended before it had answered"), "{cut_short}");
         let mode = std::fs::metadata(running.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

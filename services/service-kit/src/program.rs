@@ -1,8 +1,9 @@
 //! What the `main` of every server does the same way: a runtime, signals, an exit code.
 
+use std::error::Error;
 use std::fmt::Display;
 use std::future::Future;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use tracing::warn;
@@ -13,7 +14,7 @@ use crate::{Drain, DrainTrigger, notify};
 /// The runtime did not start: the host has no threads or file descriptors left.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start the runtime")]
-pub struct RuntimeError(#[source] std::io::Error);
+pub struct RuntimeError(#[source] io::Error);
 
 /// Runs a server until it returns. The [`Drain`] that it gets starts with SIGTERM or SIGINT. Meanwhile
 /// the service manager is told how the server is, if there is one ([`crate::notify`]).
@@ -54,16 +55,28 @@ where
 }
 
 /// The exit code of a program; what went wrong goes to standard error, on one line with its causes
-/// when the error is an `anyhow::Error`.
-pub fn exit_code<E: Display>(program: &str, result: Result<(), E>) -> ExitCode {
+/// when the error is an `anyhow::Error`. A reader who has seen enough, as in `| head`, is no failure.
+pub fn exit_code<E>(program: &str, result: Result<(), E>) -> ExitCode
+where
+    E: Display + AsRef<dyn Error + Send + Sync>,
+{
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
             // Where standard error is gone too, the exit code still says it.
-            let _ = writeln!(std::io::stderr(), "{program}: {error:#}");
+            let _ = writeln!(io::stderr(), "{program}: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether that is all there is behind it: a connection that broke is told of by an error of its own.
+fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
+    let written = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    let as_json =
+        error.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
+    written.or(as_json) == Some(io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]
@@ -100,8 +113,15 @@ mod tests {
     fn a_servers_error_is_handed_on() {
         let error = run(u64::MAX, async |_: Drain| Err(Ended::Asked)).unwrap_err();
         assert!(matches!(error, Ended::Asked));
-        assert_eq!(exit_code("x", Err(error)), ExitCode::FAILURE);
-        assert_eq!(exit_code("x", Ok::<(), Ended>(())), ExitCode::SUCCESS);
+        assert_eq!(exit_code("x", Err(anyhow::Error::from(error))), ExitCode::FAILURE);
+        assert_eq!(exit_code("x", anyhow::Ok(())), ExitCode::SUCCESS);
+    }
+
+    #[test]
+    fn a_reader_who_has_seen_enough_is_no_failure() {
+        let ended = |kind| exit_code("x", Err(anyhow::Error::from(io::Error::from(kind))));
+        assert_eq!(ended(io::ErrorKind::BrokenPipe), ExitCode::SUCCESS);
+        assert_eq!(ended(io::ErrorKind::StorageFull), ExitCode::FAILURE);
     }
 
     /// Whether SIGTERM is among the signals caught (proc_pid_status(5), `SigCgt`).

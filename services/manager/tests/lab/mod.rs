@@ -12,8 +12,9 @@ use link::{Acceptor, Link, LinkError};
 use manager::counters::Counters;
 use manager::operate::{Reply, Request};
 use manager::{Manager, Settings, Timing};
+use service_kit::control::{self, Line};
 use service_kit::metrics::Counter;
-use service_kit::{DrainTrigger, Served, Tls, control, host};
+use service_kit::{DrainTrigger, Served, Tls, host};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -231,9 +232,12 @@ impl Lab {
         let path = self.directory.path().join("run/control");
         let telling = tokio::task::spawn_blocking(move || {
             let mut replies = Vec::new();
-            control::ask(&path, &request, |reply| replies.push(reply))
-                .map(|()| replies)
-                .map_err(|error| telemetry::chain(&error))
+            let asked = control::ask(&path, &request, |reply| {
+                let is_more = matches!(reply, Reply::Left { .. });
+                replies.push(reply);
+                if is_more { Line::More } else { Line::Last }
+            });
+            asked.map(|()| replies).map_err(|error| telemetry::chain(&error))
         });
         tokio::time::timeout(PATIENCE, telling).await.expect("no answer").unwrap()
     }

@@ -12,7 +12,8 @@ use link::{Acceptor, Link, LinkError, SessionStream};
 use proxy::counters::Counters;
 use proxy::operate::{Reply, Request};
 use proxy::{Proxy, Settings};
-use service_kit::{DrainTrigger, Served, control, host};
+use service_kit::control::{self, Line};
+use service_kit::{DrainTrigger, Served, host};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -121,9 +122,12 @@ impl Lab {
         let path = self.path("control");
         let telling = tokio::task::spawn_blocking(move || {
             let mut replies = Vec::new();
-            control::ask(&path, &request, |reply| replies.push(reply))
-                .map(|()| replies)
-                .map_err(|error| telemetry::chain(&error))
+            let asked = control::ask(&path, &request, |reply| {
+                let is_more = matches!(reply, Reply::Left { .. });
+                replies.push(reply);
+                if is_more { Line::More } else { Line::Last }
+            });
+            asked.map(|()| replies).map_err(|error| telemetry::chain(&error))
         });
         tokio::time::timeout(PATIENCE, telling).await.expect("no answer").unwrap()
     }
