@@ -273,25 +273,5 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    /// The anti-virus test file, put together here so that no scanner takes this source away.
-    pub(crate) fn eicar() -> Vec<u8> {
-        let halves = [r"X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR-STANDARD-", "ANTIVIRUS-TEST-FILE!$H+H*"];
-        halves.concat().into_bytes()
-    }
-
-    /// Base64 in one line, with padding.
-    pub(crate) fn encode_base64(bytes: &[u8]) -> String {
-        let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        let mut text = String::new();
-        for group in bytes.chunks(3) {
-            let mut word = [0; 4];
-            word[1..=group.len()].copy_from_slice(group);
-            let word = u32::from_be_bytes(word);
-            for at in 0..4 {
-                let letter = letters[(word >> (18 - 6 * at)) as usize & 63];
-                text.push(if at <= group.len() { char::from(letter) } else { '=' });
-            }
-        }
-        text
-    }
+    pub(crate) use testkit::{base64 as encode_base64, eicar};
 }

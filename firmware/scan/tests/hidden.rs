@@ -13,6 +13,7 @@ use scan::engine::EngineOutcome;
 use scan::local::BlockEngine;
 use scan::local::block::BlockRules;
 use scan::{Limits, Unscannable};
+use testkit::base64;
 
 /// What is looked for: bytes that no encoding leaves as they are.
 const PAYLOAD: &[u8] = b"payload \0\x01\x02 payload";
@@ -41,21 +42,6 @@ fn analyze(mail: &[u8], block: &[&str]) -> Analysis {
     let stop: unpack::Stop = Arc::new(|| false);
     let mut analyzer = Analyzer::new(engines, Limits::default());
     analyzer.analyze(mail, Export::Nothing, &stop, &mut |_, _, _| {})
-}
-
-fn base64(bytes: &[u8]) -> String {
-    let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for group in bytes.chunks(3) {
-        let mut word = [0; 4];
-        word[1..=group.len()].copy_from_slice(group);
-        let word = u32::from_be_bytes(word);
-        for at in 0..4 {
-            let letter = letters[(word >> (18 - 6 * at)) as usize & 63];
-            text.push(if at <= group.len() { char::from(letter) } else { '=' });
-        }
-    }
-    text
 }
 
 fn attached(name: &str, bytes: &[u8]) -> Vec<u8> {

@@ -9,6 +9,8 @@ pub use mail::Mail;
 
 use std::time::Instant;
 
+use base64::Engine as _;
+
 /// A point in time for code that takes the time as an argument: add to it what the test needs.
 #[must_use]
 pub fn epoch() -> Instant {
@@ -22,6 +24,12 @@ pub fn eicar() -> Vec<u8> {
     [r"X5O!P%@AP[4\PZX54(P^)7CC)7}", "$EICAR-STANDARD-ANTIVIRUS", "-TEST-FILE!$H+H*"]
         .concat()
         .into_bytes()
+}
+
+/// Base64 in one line, with padding (RFC 4648 section 4).
+#[must_use]
+pub fn base64(bytes: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
 /// `bytes` as a POP3 server sends them behind its status line: dots stuffed, final dot (RFC 1939

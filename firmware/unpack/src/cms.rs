@@ -2,8 +2,9 @@
 //! packed is handed out, what is encrypted is named.
 //!
 //! No full reading of the structure: all octet strings, in order, are what programs put together as
-//! the content; those of certificates and signatures follow and do no harm. Does not recurse.
+//! the content; those of certificates and signatures follow and do no harm.
 
+use crate::ber::{header, octets};
 use crate::inflate::{Deflate, Stream};
 use crate::work::Work;
 
@@ -17,11 +18,6 @@ const ENCRYPTED: [u8; 3] = [3, 4, 6];
 /// Of the second kind: packed, authenticated and enveloped.
 const PACKED: u8 = 9;
 const AUTHENTICATED: u8 = 23;
-
-const OCTET_STRING: u8 = 0x04;
-const CONSTRUCTED: u8 = 0x20;
-/// Tags of more than one byte start like this; nothing in such a file has one.
-const LONG_TAG: u8 = 0x1f;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -71,43 +67,5 @@ pub(crate) fn unpack(bytes: &[u8], work: &mut Work<'_>) {
         }
         Some((Kind::Encrypted, _)) => work.encrypted(),
         None => work.damaged("its structure"),
-    }
-}
-
-fn octets(bytes: &[u8]) -> Vec<u8> {
-    let (mut content, mut rest) = (Vec::new(), bytes);
-    // A damaged end is where programs stop too.
-    while let Some((tag, length, inside)) = header(rest) {
-        if tag & CONSTRUCTED != 0 {
-            // What is inside comes next.
-            rest = inside;
-            continue;
-        }
-        let (value, after) = inside.split_at(length.unwrap_or(0).min(inside.len()));
-        if tag == OCTET_STRING {
-            content.extend_from_slice(value);
-        }
-        rest = after;
-    }
-    content
-}
-
-/// Tag, length (`None` where it is indefinite), and all that follows them.
-fn header(bytes: &[u8]) -> Option<(u8, Option<usize>, &[u8])> {
-    let (&tag, rest) = bytes.split_first()?;
-    if tag & LONG_TAG == LONG_TAG {
-        return None;
-    }
-    let (&first, rest) = rest.split_first()?;
-    match first {
-        0x80 => Some((tag, None, rest)),
-        0..0x80 => Some((tag, Some(usize::from(first)), rest)),
-        _ => {
-            let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            let length = digits.iter().try_fold(0_usize, |length, &digit| {
-                length.checked_mul(256)?.checked_add(usize::from(digit))
-            })?;
-            Some((tag, Some(length), rest))
-        }
     }
 }

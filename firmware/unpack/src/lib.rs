@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod base64;
+pub mod ber;
 mod budget;
 mod bytes;
 mod cab;

@@ -1,64 +1,25 @@
 //! What is in a signed S/MIME body (RFC 5652, BER): the message that a client shows without any key.
 //!
 //! No full reading of the structure: all octet strings, in order, are what clients put together as the
-//! content; those of certificates and signatures follow and do no harm. Does not recurse.
+//! content; those of certificates and signatures follow and do no harm.
+
+use unpack::ber;
 
 /// The object identifier of signed data, 1.2.840.113549.1.7.2, with its tag and length.
 const SIGNED_DATA: [u8; 11] = [6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 7, 2];
 
-const OCTET_STRING: u8 = 0x04;
-const CONSTRUCTED: u8 = 0x20;
-/// Tags of more than one byte start like this; nothing in a CMS body has one.
-const LONG_TAG: u8 = 0x1f;
-
 /// The content of signed data; `None` where the body is anything else, such as encrypted.
 pub(crate) fn signed_content(body: &[u8]) -> Option<Vec<u8>> {
-    let (_, _, inside) = header(body)?;
-    if !inside.starts_with(&SIGNED_DATA) {
-        return None;
-    }
-    let mut out = Vec::new();
-    let mut rest = inside;
-    // A damaged end is where clients stop too.
-    while let Some((tag, length, inside)) = header(rest) {
-        if tag & CONSTRUCTED != 0 {
-            // What is inside comes next.
-            rest = inside;
-            continue;
-        }
-        let (content, after) = inside.split_at(length.unwrap_or(0).min(inside.len()));
-        if tag == OCTET_STRING {
-            out.extend_from_slice(content);
-        }
-        rest = after;
-    }
-    Some(out)
-}
-
-/// Tag, length (`None` where it is indefinite), and all that follows them.
-fn header(bytes: &[u8]) -> Option<(u8, Option<usize>, &[u8])> {
-    let (&tag, rest) = bytes.split_first()?;
-    if tag & LONG_TAG == LONG_TAG {
-        return None;
-    }
-    let (&first, rest) = rest.split_first()?;
-    match first {
-        0x80 => Some((tag, None, rest)),
-        0..0x80 => Some((tag, Some(usize::from(first)), rest)),
-        _ => {
-            let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            let length = digits.iter().try_fold(0_usize, |length, &digit| {
-                length.checked_mul(256)?.checked_add(usize::from(digit))
-            })?;
-            Some((tag, Some(length), rest))
-        }
-    }
+    let (_, _, inside) = ber::header(body)?;
+    inside.starts_with(&SIGNED_DATA).then(|| ber::octets(inside))
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const OCTET_STRING: u8 = 0x04;
 
     fn element(tag: u8, content: &[u8]) -> Vec<u8> {
         let length = u32::try_from(content.len()).unwrap().to_be_bytes();

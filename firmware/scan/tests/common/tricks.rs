@@ -311,7 +311,7 @@ pub(crate) fn sample(coding: Coding, seed: u64) -> impl Iterator<Item = Mail> {
 }
 
 fn lay_out(payload: &[u8], layout: &str) -> String {
-    let encoded = encode(payload);
+    let encoded = testkit::base64(payload);
     let lines = |width: usize, end: &str| -> String {
         let lines: Vec<&str> = encoded
             .as_bytes()
@@ -379,19 +379,4 @@ fn end_lines(text: &str, ends: &str) -> Vec<u8> {
         out.extend(line.bytes());
     }
     out
-}
-
-fn encode(bytes: &[u8]) -> String {
-    let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for group in bytes.chunks(3) {
-        let mut word = [0; 4];
-        word[1..=group.len()].copy_from_slice(group);
-        let word = u32::from_be_bytes(word);
-        for at in 0..4 {
-            let letter = letters[usize::try_from(word >> (18 - 6 * at) & 63).unwrap()];
-            text.push(if at <= group.len() { char::from(letter) } else { '=' });
-        }
-    }
-    text
 }
