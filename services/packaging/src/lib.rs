@@ -1,4 +1,5 @@
-//! What a package has beside its program: the manual pages and the shell completions.
+//! What a package has beside its program: the manual pages, the shell completions, and the licences of
+//! what is linked.
 //!
 //! Purpose: write them from what the programs themselves know. A page of section 8 is the command
 //! line as clap has it, and behind it what is written by hand in `pages/` ([`program`]); a page of
@@ -6,6 +7,7 @@
 //! option that is no more. Run by `scripts/build-debs`; part of no server. Entry: [`write`].
 #![forbid(unsafe_code)]
 
+mod licences;
 mod program;
 mod roff;
 mod settings;
@@ -53,18 +55,21 @@ fn programs() -> Vec<Program> {
 }
 
 /// Writes everything into `folder`: `avr-proxy.8`, `avr-proxy.toml.5`, and `avr-proxy.bash`,
-/// `_avr-proxy`, `avr-proxy.fish`. `date` stands on the pages.
+/// `_avr-proxy`, `avr-proxy.fish`, `avr-proxy.licences`. `date` stands on the pages.
 ///
 /// # Errors
-/// A file cannot be written.
+/// A file cannot be written, or `cargo` does not say what the programs are linked with.
 pub fn write(folder: &Path, date: &str) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     let write = |name: String, bytes: &[u8]| {
         let path = folder.join(name);
         fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))
     };
+    let metadata = licences::Metadata::ask()?;
     for Program { mut command, page, settings } in programs() {
         let name = command.get_name().to_owned();
+        let linked = licences::file(&metadata, name.trim_start_matches("avr-"))?;
+        write(format!("{name}.licences"), linked.as_bytes())?;
         write(format!("{name}.8"), &program::page(&command, page, date)?)?;
         if let Some((file, example)) = settings {
             let page = settings::page(&name, file, example, date);
@@ -91,7 +96,8 @@ mod tests {
         for program in programs() {
             let name = program.command.get_name();
             let settings = program.settings.map(|_| format!("{name}.toml.5"));
-            let files = [".8", ".bash", ".fish"].map(|suffix| format!("{name}{suffix}"));
+            let files =
+                [".8", ".bash", ".fish", ".licences"].map(|suffix| format!("{name}{suffix}"));
             for file in files.into_iter().chain([format!("_{name}")]).chain(settings) {
                 let text = fs::read_to_string(folder.path().join(&file)).unwrap();
                 // Roff writes a hyphen so.

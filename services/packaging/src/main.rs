@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-/// Writes the manual pages and shell completions of the site's programs into a folder.
+/// Writes the manual pages and shell completions of the site's programs, and the licences of what they are
+/// linked with, into a folder.
 #[derive(Debug, Parser)]
 struct Args {
     /// Where to; made if it is not there.
