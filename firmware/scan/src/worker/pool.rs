@@ -1,6 +1,7 @@
 //! The daemon's side of the workers: a few processes, each with one mail at a time.
 //!
-//! A mail waits for a free worker in the order of arrival. One that does not answer in time is killed,
+//! A mail waits for a free worker in the order of arrival. One that takes long lends its turn to another
+//! worker meanwhile, so that a few evil mails do not hold up all others. One that does not answer in time is killed,
 //! one that dies is replaced, and its mail gets one more try, because it may have been innocent (a
 //! machine out of memory kills whom it likes). New knowledge reaches the next mail: workers that have
 //! the old one finish their mail and are replaced.
@@ -21,7 +22,7 @@ use telemetry::chain;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error, warn};
 
@@ -46,6 +47,9 @@ pub fn queue_time_max(time: Duration) -> Duration {
 }
 /// Longest wait for a turn.
 pub const QUEUE_TIME_MAX: Duration = Duration::from_secs(120);
+/// A mail that takes longer lends its turn to the next one: few honest ones do, and those that wait would be
+/// noticed. The other worker is one more process for as long as that lasts.
+pub(super) const LONG_SCAN_TIME: Duration = Duration::from_secs(1);
 /// What a worker gets on top of the time of its mail, before it is killed: to say what it has.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
 /// User and group of workers where the daemon is root: nobody, as Debian numbers it.
@@ -113,10 +117,14 @@ pub(super) type Start = fn(StdUnixStream) -> io::Result<Option<Child>>;
 struct Shared {
     isolation: Isolation,
     start_worker: Start,
+    /// Workers, but for lent turns.
+    count: usize,
     /// Encoded once for all, and which it is.
     knowledge: Mutex<(u64, Bytes)>,
     idle: Mutex<Vec<Worker>>,
     turns: Semaphore,
+    /// Turns that may be lent at once: as many as there are, so that workers are twice as many at most.
+    loans: Semaphore,
     started: AtomicU64,
     died: AtomicU64,
 }
@@ -166,12 +174,15 @@ impl Workers {
         count: usize,
         knowledge: &Knowledge,
     ) -> Result<Self, WorkerError> {
+        let count = count.clamp(1, WORKERS_MAX);
         let shared = Shared {
             isolation,
             start_worker,
+            count,
             knowledge: Mutex::new((0, encode(knowledge)?.into())),
             idle: Mutex::default(),
-            turns: Semaphore::new(count.clamp(1, WORKERS_MAX)),
+            turns: Semaphore::new(count),
+            loans: Semaphore::new(count),
             started: AtomicU64::new(0),
             died: AtomicU64::new(0),
         };
@@ -245,7 +256,8 @@ impl Workers {
     ) -> Result<Analysis, PoolError> {
         let turn = tokio::time::timeout(queue_time_max(time), self.shared.turns.acquire()).await;
         // The semaphore is never closed.
-        let Ok(Ok(_turn)) = turn else { return Err(PoolError::Busy) };
+        let Ok(Ok(turn)) = turn else { return Err(PoolError::Busy) };
+        let mut turn = Turn { shared: &self.shared, permit: Some(turn), loan: None };
         let deadline = Instant::now() + time;
         let mut tries = 0;
         loop {
@@ -262,7 +274,7 @@ impl Workers {
             };
             let time = deadline.saturating_duration_since(Instant::now());
             let exchange = worker.exchange(mail, export, time, spooler, exported);
-            match timeout_at(deadline + GRACE, exchange).await {
+            match turn.lent_meanwhile(timeout_at(deadline + GRACE, exchange)).await {
                 Ok(Ok(analysis)) => {
                     self.shared.put_back(worker);
                     return Ok(analysis);
@@ -288,6 +300,43 @@ impl Workers {
     }
 }
 
+/// The turn of one mail.
+#[derive(Debug)]
+struct Turn<'s> {
+    shared: &'s Shared,
+    permit: Option<SemaphorePermit<'s>>,
+    /// There while it is lent: the one who waits has a permit that was made for it.
+    loan: Option<SemaphorePermit<'s>>,
+}
+
+impl Turn<'_> {
+    /// Waits for `scan`, and lends the turn when that takes long.
+    async fn lent_meanwhile<T>(&mut self, scan: impl Future<Output = T>) -> T {
+        tokio::pin!(scan);
+        if self.loan.is_none() {
+            if let Ok(done) = tokio::time::timeout(LONG_SCAN_TIME, &mut scan).await {
+                return done;
+            }
+            if let Ok(loan) = self.shared.loans.try_acquire() {
+                self.shared.turns.add_permits(1);
+                self.loan = Some(loan);
+            }
+        }
+        scan.await
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // What was lent is given back by whoever has it now.
+        if self.loan.is_some()
+            && let Some(permit) = self.permit.take()
+        {
+            permit.forget();
+        }
+    }
+}
+
 impl Shared {
     /// An idle worker if that will do, or a new one: whoever killed one may have killed them all.
     async fn take(&self, may_be_idle: bool) -> Result<Worker, PoolError> {
@@ -300,8 +349,10 @@ impl Shared {
 
     fn put_back(&self, worker: Worker) {
         let knowledge = self.knowledge.lock().unwrap_or_else(PoisonError::into_inner);
-        if worker.generation == knowledge.0 {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that was started for a lent turn is too many behind it.
+        if worker.generation == knowledge.0 && idle.len() < self.count {
+            idle.push(worker);
         }
     }
 

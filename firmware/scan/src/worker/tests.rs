@@ -1,6 +1,7 @@
 //! Workers as threads: what they are told, what they answer, and what becomes of a mail whose worker
 //! ends. (That processes are locked in is tested with the programs that have the verb.)
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -238,6 +239,44 @@ async fn a_worker_that_takes_too_long_is_stopped_a_moment_after_the_time_of_its_
     let late = began.elapsed().saturating_sub(time + GRACE);
     assert!(began.elapsed() >= time + GRACE && late < Duration::from_millis(2), "{late:?}");
     assert_eq!((workers.numbers().started, workers.numbers().died), (1, 1));
+}
+
+/// The first worker never comes to an end with its mail; those after it are as they should be.
+fn first_hangs() -> Workers {
+    static STARTED: AtomicU32 = AtomicU32::new(0);
+    odd_workers(|socket| {
+        let is_first = STARTED.fetch_add(1, Ordering::Relaxed) == 0;
+        std::thread::spawn(move || {
+            if is_first {
+                get_ready(&socket)?;
+                io::copy(&mut &socket, &mut io::sink())?;
+                return Ok(());
+            }
+            serve(socket, || Ok(confine::Confined { landlock: false, seccomp: false }))
+        });
+        Ok(None)
+    })
+}
+
+#[tokio::test]
+async fn a_mail_that_takes_long_does_not_hold_up_the_next_ones() {
+    let workers = first_hangs();
+    let long = tokio::spawn({
+        let workers = workers.clone();
+        async move { scan_fails(&workers, Duration::from_secs(1_000)).await }
+    });
+    while workers.numbers().started == 0 {
+        tokio::task::yield_now().await;
+    }
+    // One turn for all, which is lent while the first mail has it.
+    for _ in 0..3 {
+        scan(&workers, b"Subject: x\r\n\r\nhello\r\n", Export::Nothing).await;
+    }
+    assert_eq!((workers.numbers().started, long.is_finished()), (2, false));
+    long.abort();
+    assert!(long.await.unwrap_err().is_cancelled());
+    // Nobody has a turn now: there is the one, and no other.
+    assert_eq!(workers.turns().available_permits(), 1);
 }
 
 #[test]
