@@ -1,6 +1,7 @@
 //! The command line of `avr-image`.
 
 mod flash;
+mod measure;
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -40,6 +41,8 @@ enum Verb {
         #[arg(long, default_value = "target/debian/apt")]
         lists: PathBuf,
     },
+    /// How long an image takes to start in QEMU, as seen at its two ports.
+    Measure(measure::MeasureArgs),
     /// Starts an image in QEMU; Ctrl-A X ends it.
     Qemu {
         /// Which board.
@@ -109,6 +112,7 @@ impl Cli {
         match self.verb {
             Verb::Build(args) => args.run(self.tree),
             Verb::Flash(args) => args.run(),
+            Verb::Measure(args) => args.run(&self.tree),
             Verb::Lock { snapshot, lists } => {
                 let image = self.tree.join("image");
                 let wanted = Wanted::load(&image.join("packages.toml"))?;

@@ -6,6 +6,7 @@ use std::path::Path;
 use board::{Arch, Board, Port};
 
 use crate::ImageError;
+use crate::measure::Machine;
 
 /// Processors of the guest: the interception and the scanning each have one.
 const PROCESSORS: u32 = 2;
@@ -54,6 +55,26 @@ pub fn efi(arch: Arch) -> Efi {
 /// # Errors
 /// The board is none that QEMU plays.
 pub fn command(board: &Board, guest: &Guest<'_>) -> Result<Vec<OsString>, ImageError> {
+    words(board, guest, None)
+}
+
+/// The same for a guest whose start is measured: as small as it is said to be, with its ports on sockets.
+///
+/// # Errors
+/// As [`command`].
+pub fn measured(
+    board: &Board,
+    guest: &Guest<'_>,
+    machine: &Machine<'_>,
+) -> Result<Vec<OsString>, ImageError> {
+    words(board, guest, Some(machine))
+}
+
+fn words(
+    board: &Board,
+    guest: &Guest<'_>,
+    machine: Option<&Machine<'_>>,
+) -> Result<Vec<OsString>, ImageError> {
     let not_played = |what: &str| {
         ImageError::Wrong(format!(
             "{}: {what}; QEMU plays boards with a table [qemu], as board/qemu-x86_64 has",
@@ -65,8 +86,10 @@ pub fn command(board: &Board, guest: &Guest<'_>) -> Result<Vec<OsString>, ImageE
     command.add(format!("qemu-system-{}", board.arch.name()));
     command.option("-machine", format!("{},accel={}", qemu.machine, guest.accel));
     command.option("-cpu", &qemu.cpu);
-    command.option("-m", qemu.memory_mib.to_string());
-    command.option("-smp", PROCESSORS.to_string());
+    let memory_mib = machine.map_or(qemu.memory_mib, |machine| machine.memory_mib);
+    command.option("-m", memory_mib.to_string());
+    let processors = machine.map_or(PROCESSORS, |machine| machine.processors);
+    command.option("-smp", processors.to_string());
     command.add("-nodefaults");
     command.option("-display", "none");
     command.option("-serial", "mon:stdio");
@@ -80,11 +103,12 @@ pub fn command(board: &Board, guest: &Guest<'_>) -> Result<Vec<OsString>, ImageE
         [("lan", &board.ports.lan, taps.0, macs.0), ("wan", &board.ports.wan, taps.1, macs.1)]
     {
         let address = slot(port).ok_or_else(|| not_played("its ports are not on PCI bus 0"))?;
-        let net = match (tap, id) {
-            (Some(tap), _) => format!("tap,id={id},ifname={tap},script=no,downscript=no"),
+        let net = match (machine, tap, id) {
+            (Some(machine), _, _) => machine.netdev(id),
+            (None, Some(tap), _) => format!("tap,id={id},ifname={tap},script=no,downscript=no"),
             // Two networks: one guest must not be bridged to itself.
-            (None, "lan") => "user,id=lan,net=10.0.3.0/24,restrict=on".to_owned(),
-            (None, _) => "user,id=wan".to_owned(),
+            (None, None, "lan") => "user,id=lan,net=10.0.3.0/24,restrict=on".to_owned(),
+            (None, None, _) => "user,id=wan".to_owned(),
         };
         command.option("-netdev", net);
         let mac = mac.map(|mac| format!(",mac={mac}")).unwrap_or_default();
@@ -121,5 +145,31 @@ impl Arguments {
     fn file(&mut self, name: &str, before: &str, path: &Path) {
         let path = path.to_string_lossy().replace(',', ",,");
         self.option(name, format!("{before}{path}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_is_measured_is_as_small_as_was_said_and_has_both_cables() {
+        let boards = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../board"));
+        let board = Board::from_folder(boards, "qemu-x86_64").unwrap();
+        let file = Path::new("file");
+        let guest = Guest { disk: file, variables: file, taps: None, macs: None, accel: "tcg" };
+        let machine = Machine { sockets: Path::new("/s"), processors: 1, memory_mib: 512 };
+        let words = |machine: Option<&Machine<'_>>| {
+            let words = super::words(&board, &guest, machine).unwrap();
+            words.join(" ".as_ref()).into_string().unwrap()
+        };
+        let measured = words(Some(&machine));
+        for part in
+            ["-m 512 ", "-smp 1 ", "path=/s/lan-guest,", "path=/s/lan-host ", "id=wan,local"]
+        {
+            assert!(measured.contains(part), "{part}: {measured}");
+        }
+        assert!(!measured.contains("user,"), "{measured}");
+        assert!(words(None).contains("-smp 2 "));
     }
 }
