@@ -99,6 +99,9 @@ struct BuildArgs {
     /// Once the update is blessed, no build below this one is installed or switched to.
     #[arg(long, default_value_t = 1, requires = "sign")]
     min_build_floor: u32,
+    /// How hard zstd tries, 1 to 22; less than what is published is for trials.
+    #[arg(long, default_value_t = LEVEL, value_parser = clap::value_parser!(i32).range(1..=22))]
+    level: i32,
     /// Where Debian's packages are kept.
     #[arg(long, default_value = "target/debian/packages")]
     cache: PathBuf,
@@ -171,7 +174,7 @@ impl BuildArgs {
             release,
             cache: self.cache,
             output: self.output,
-            level: LEVEL,
+            level: self.level,
             sign: self.sign.map(|key| Signing { key, floor: self.min_build_floor }),
         })?;
         let figures = built.figures;
