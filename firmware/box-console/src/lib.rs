@@ -10,13 +10,16 @@
 //! Entry: [`run`]; commands and who may come in: README.md.
 #![forbid(unsafe_code)]
 
+pub mod ask;
 pub mod command;
 pub mod editor;
 pub mod filter;
 mod host;
 pub mod keys;
+pub mod login;
 pub mod redact;
 pub mod report;
+pub mod secret;
 pub mod selftest;
 pub mod session;
 pub mod text;
@@ -43,6 +46,9 @@ pub struct Options {
     /// The gateway's control socket.
     #[arg(long, default_value = "/run/avr/control.sock")]
     gateway: PathBuf,
+    /// Where the status page says which certificate it shows.
+    #[arg(long, default_value = report::PAGE_FINGERPRINT)]
+    page: PathBuf,
     /// Where STATE is.
     #[arg(long, default_value = "/state")]
     state: PathBuf,

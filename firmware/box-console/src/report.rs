@@ -2,6 +2,9 @@
 //! may be missing.
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
 use std::time::Duration;
 
 use box_init::control::{
@@ -13,9 +16,30 @@ use serde_json::Value;
 /// An answer, or why there is none.
 pub type Answer<T> = Result<T, String>;
 
-/// How the box is, on less than a screen.
+/// Where the status page says which certificate it shows.
+pub const PAGE_FINGERPRINT: &str = "/run/page/fingerprint";
+/// Longest fingerprint, in bytes: a SHA-256 as 32 pairs of digits with colons, and its newline.
+const FINGERPRINT_BYTES_MAX: u64 = 96;
+
+/// SHA-256 of the certificate that the status page shows.
+///
+/// # Errors
+/// The page has not said so, in words for people.
+pub fn page_fingerprint(path: &Path) -> Answer<String> {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(FINGERPRINT_BYTES_MAX).read_to_string(&mut text))
+        .map_err(|_| "not up: see logs page".to_owned())?;
+    Ok(text.trim().to_owned())
+}
+
+/// How the box is, on less than a screen; of the status page, its certificate's fingerprint.
 #[must_use]
-pub fn banner(init: &Answer<Status>, gateway: &Answer<Value>) -> Vec<String> {
+pub fn banner(
+    init: &Answer<Status>,
+    gateway: &Answer<Value>,
+    page: &Answer<String>,
+) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = |label: &str, text: String| lines.push(format!("{label:<11} {text}"));
     match init {
@@ -44,6 +68,11 @@ pub fn banner(init: &Answer<Status>, gateway: &Answer<Value>) -> Vec<String> {
                 line("bridge", "DOWN: nothing crosses the box".to_owned());
             }
             line("addresses", network(&status.network));
+            let page = page.as_ref().map_or_else(
+                |problem| format!("status page {problem}"),
+                |print| format!("https://avr-{}.local, certificate SHA-256 {print}", status.serial),
+            );
+            line("page", page);
         }
         Err(problem) => line("box", format!("not known: {problem}")),
     }
@@ -85,8 +114,12 @@ pub fn short_banner(init: &Answer<Status>) -> Vec<String> {
 
 /// Everything.
 #[must_use]
-pub fn status(init: &Answer<Status>, gateway: &Answer<Value>) -> Vec<String> {
-    let mut lines = banner(init, gateway);
+pub fn status(
+    init: &Answer<Status>,
+    gateway: &Answer<Value>,
+    page: &Answer<String>,
+) -> Vec<String> {
+    let mut lines = banner(init, gateway, page);
     let mut line = |label: &str, text: String| lines.push(format!("{label:<11} {text}"));
     if let Ok(status) = init {
         line("state", storage(&status.state));
@@ -502,15 +535,23 @@ mod tests {
         })
     }
 
+    /// What the page leaves in its file.
+    fn print() -> Answer<String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "AB:CD\n").unwrap();
+        page_fingerprint(file.path())
+    }
+
     #[test]
     fn the_banner_has_what_a_person_at_the_box_needs() {
-        let text = banner(&Ok(golden()), &Ok(gateway())).join("\n");
+        let text = banner(&Ok(golden()), &Ok(gateway()), &print()).join("\n");
         for says in [
             "0.1.0 (build 12, qemu-x86_64), serial number 02005e100003, up 9 s",
             "avr_000012+2-1.efi, ON TRIAL, 2 starts left, not well: gateway: it starts",
             "lan         link, 1000 Mbit/s, 02:00:5e:10:00:03",
             "192.0.2.7/24, fe80::1/64 (static), router 192.0.2.1, NOT CONFIRMED: back in 171 s",
             "key         ab12",
+            "page        https://avr-02005e100003.local, certificate SHA-256 AB:CD",
             "admitted, ticket until 2027-01-15 08:00:00 UTC",
             "through proxy 198.51.100.1:4652",
             "NOT SCANNED: the gateway died, and starts again in 4 s",
@@ -520,7 +561,7 @@ mod tests {
         ] {
             assert!(text.contains(says), "{says} is not in\n{text}");
         }
-        let lines = banner(&Ok(golden()), &Ok(gateway()));
+        let lines = banner(&Ok(golden()), &Ok(gateway()), &print());
         let shown: usize = lines.iter().map(|line| crate::text::wrap(line, 79).len()).sum();
         assert!(shown < 24, "{shown} lines");
     }
@@ -528,14 +569,16 @@ mod tests {
     #[test]
     fn what_is_not_known_is_said_to_be() {
         let nobody = Err("PID 1 does not answer".to_owned());
-        let text = banner(&nobody, &Err("no gateway".to_owned())).join("\n");
+        let text = banner(&nobody, &Err("no gateway".to_owned()), &print()).join("\n");
         assert!(text.contains("not known: PID 1 does not answer"), "{text}");
         assert!(text.contains("key, admission and route not known: no gateway"), "{text}");
         assert!(short_banner(&nobody)[0].contains("PID 1 does not answer"));
         // Of another version, or nonsense.
-        let text = banner(&Ok(golden()), &Ok(json!({ "relay": 7 }))).join("\n");
+        let none = page_fingerprint(Path::new("/nowhere"));
+        let text = banner(&Ok(golden()), &Ok(json!({ "relay": 7 })), &none).join("\n");
         assert!(text.contains("key         -"), "{text}");
-        assert!(status(&Ok(golden()), &Ok(json!(7))).len() > 10);
+        assert!(text.contains("page        status page not up: see logs page"), "{text}");
+        assert!(status(&Ok(golden()), &Ok(json!(7)), &none).len() > 10);
     }
 
     #[test]

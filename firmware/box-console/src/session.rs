@@ -12,12 +12,10 @@ use std::time::Duration;
 use crate::command::{self, AddressOrder, COMMANDS, Command, Line, Rights, Spec};
 use crate::editor::{Edit, Editor};
 use crate::keys::{Key, Keys};
+use crate::login::Throttle;
+use crate::secret::Door;
 use crate::text::{COLUMNS, ROWS, visible, wrap};
 
-/// After the first wrong secret, the next one is taken after this long; it doubles with each.
-pub const LOGIN_DELAY_MIN: Duration = Duration::from_secs(1);
-/// The longest that it gets.
-pub const LOGIN_DELAY_MAX: Duration = Duration::from_secs(300);
 /// Shortest secret that can be set, in characters.
 pub const SECRET_CHARS_MIN: usize = 8;
 /// Without a key for so long, the console locks itself.
@@ -80,19 +78,6 @@ pub enum Report {
     End,
 }
 
-/// Who may come in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Door {
-    /// Who knows the secret.
-    Locked,
-    /// Everybody: the box is new, and no secret is set.
-    Open,
-    /// Everybody, to repair: the secret cannot be read, and why.
-    Broken(String),
-    /// Nobody for so many seconds: the box has only started, and STATE may still be found.
-    Early(u64),
-}
-
 #[derive(Debug)]
 enum State {
     /// Nobody is there.
@@ -142,9 +127,8 @@ pub struct Session {
     editor: Editor,
     state: State,
     rights: Rights,
-    /// Wrong secrets in a row. Outlives a hang-up, or hanging up would be the way round the wait.
-    wrong: u32,
-    held_until: Option<Duration>,
+    /// Outlives a hang-up, or hanging up would be the way round the wait.
+    throttle: Throttle,
     /// When new addresses go back.
     unconfirmed_until: Option<Duration>,
     last_key: Duration,
@@ -163,8 +147,7 @@ impl Default for Session {
             editor: Editor::default(),
             state: State::Locked,
             rights: Rights::Repair,
-            wrong: 0,
-            held_until: None,
+            throttle: Throttle::default(),
             unconfirmed_until: None,
             last_key: Duration::ZERO,
             job: 0,
@@ -557,7 +540,7 @@ impl Session {
             _ => return,
         }
         match door {
-            Door::Locked => match self.held_until.filter(|until| now < *until) {
+            Door::Locked => match self.throttle.held_until(now) {
                 Some(until) => {
                     let seconds = until.saturating_sub(now).as_secs() + 1;
                     self.say(&format!("After wrong secrets: wait {seconds} s."));
@@ -590,13 +573,10 @@ impl Session {
             return;
         }
         if right {
-            self.wrong = 0;
-            self.held_until = None;
+            self.throttle.right();
             return self.let_in(Rights::Full);
         }
-        let delay = delay(self.wrong);
-        self.wrong = self.wrong.saturating_add(1);
-        self.held_until = Some(now + delay);
+        let delay = self.throttle.wrong(now);
         self.state = State::Held(now + delay);
         self.say(&format!("Wrong. The next one is taken in {} s.", delay.as_secs()));
     }
@@ -740,13 +720,6 @@ impl Session {
             _ => String::new(),
         }
     }
-}
-
-/// How long the next secret has to wait after so many wrong ones before this.
-fn delay(wrong: u32) -> Duration {
-    LOGIN_DELAY_MIN
-        .saturating_mul(1_u32.checked_shl(wrong).unwrap_or(u32::MAX))
-        .min(LOGIN_DELAY_MAX)
 }
 
 #[cfg(test)]

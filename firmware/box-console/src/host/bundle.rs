@@ -10,8 +10,9 @@ use box_init::control::{LOG_LINES_MAX, Reply, Request};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::{Reporter, ask, self_test, stick, wall_clock};
+use super::{Reporter, self_test, stick, wall_clock};
 use crate::Options;
+use crate::ask;
 use crate::redact::redact;
 use crate::report::{self, unexpected};
 
@@ -82,7 +83,8 @@ fn collect(options: &Options, reporter: &Reporter, log_lines: u32) -> Vec<(Strin
     let mut texts: Vec<(String, String)> = Vec::new();
     let init = ask::status(&options.init, ask::ORDER_WAIT);
     let gateway = ask::gateway_status(&options.gateway, ask::ORDER_WAIT);
-    texts.push(("status.txt".to_owned(), report::status(&init, &gateway).join("\n")));
+    let page = report::page_fingerprint(&options.page);
+    texts.push(("status.txt".to_owned(), report::status(&init, &gateway, &page).join("\n")));
     let pretty = |value: Result<String, String>| {
         value.unwrap_or_else(|problem| format!("missing: {problem}"))
     };

@@ -8,13 +8,13 @@ use config::Document;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{
-    Reporter, ask, bundle, capture, probes, program, secret, self_test, stick, uptime, wall_clock,
-};
+use super::{Reporter, bundle, capture, probes, program, self_test, stick, uptime, wall_clock};
 use crate::Options;
 use crate::command::{AddressOrder, Command};
 use crate::report::{self, Answer, unexpected};
-use crate::session::{Door, Job, Report};
+use crate::secret::Door;
+use crate::session::{Job, Report};
+use crate::{ask, secret};
 
 /// How long a ping, a trace, and what the gateway's program does may take.
 const PING_MAX: Duration = Duration::from_secs(20);
@@ -84,13 +84,18 @@ fn banner(options: &Options, reporter: &Reporter) {
         reporter.lines(report::short_banner(&init));
     } else {
         let gateway = ask::gateway_status(&options.gateway, ask::BANNER_WAIT);
-        reporter.lines(report::banner(&init, &gateway));
+        reporter.lines(report::banner(&init, &gateway, &page(options)));
     }
     reporter.lines(problem);
     if let Ok(status) = &init {
         reporter.say(Report::Unconfirmed(status.network.confirm_seconds));
     }
     reporter.say(Report::Door(door));
+}
+
+/// SHA-256 of the certificate that the status page shows, which it leaves there when it starts.
+fn page(options: &Options) -> Answer<String> {
+    report::page_fingerprint(&options.page)
 }
 
 /// Of a file that cannot be used, the more careful setting is taken.
@@ -110,7 +115,7 @@ fn obey(command: &Command, options: &Options, reporter: &Reporter) -> Result<(),
         Command::Status => {
             let init = ask::status(&options.init, ask::ORDER_WAIT);
             let gateway = ask::gateway_status(&options.gateway, ask::BANNER_WAIT);
-            reporter.lines(report::status(&init, &gateway));
+            reporter.lines(report::status(&init, &gateway, &page(options)));
             if let Ok(status) = &init {
                 reporter.say(Report::Unconfirmed(status.network.confirm_seconds));
             }

@@ -1,12 +1,10 @@
 //! The driver: the terminal, the clock, and the threads on which jobs run.
 
-mod ask;
 mod bundle;
 mod capture;
 mod jobs;
 mod probes;
 mod program;
-mod secret;
 mod self_test;
 mod stick;
 mod tty;
@@ -224,7 +222,7 @@ impl Reporter {
 }
 
 /// Since the kernel's start.
-fn uptime() -> Duration {
+pub(crate) fn uptime() -> Duration {
     read_clock(ClockId::CLOCK_BOOTTIME)
 }
 

@@ -6,8 +6,9 @@ use box_init::control::{Outcome, Reply, Request, Status, Storage};
 use hickory_proto::rr::RecordType;
 use serde_json::Value;
 
-use super::{Reporter, ask, probes, program};
+use super::{Reporter, probes, program};
 use crate::Options;
+use crate::ask;
 use crate::command::Target;
 use crate::report::{Answer, unexpected, word};
 use crate::selftest::{Probe, SelfTest};

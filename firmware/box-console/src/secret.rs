@@ -1,4 +1,4 @@
-//! The admin secret: a hash in STATE (Argon2id, as a PHC string), checked and set here.
+//! The admin secret: a hash in STATE (Argon2id, as a PHC string), checked and set here, for console and status page.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -12,10 +12,22 @@ use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use box_init::control::{Status, Storage};
 
 use crate::report::Answer;
-use crate::session::Door;
 
 /// Longest file, in bytes.
 const FILE_BYTES_MAX: u64 = 1024;
+
+/// Who may come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Door {
+    /// Who knows the secret.
+    Locked,
+    /// Everybody: the box is new, and no secret is set.
+    Open,
+    /// Everybody, to repair: the secret cannot be read, and why.
+    Broken(String),
+    /// Nobody for so many seconds: the box has only started, and STATE may still be found.
+    Early(u64),
+}
 
 fn path(state: &Path) -> PathBuf {
     state.join("config/secret")
@@ -28,7 +40,8 @@ const FOUND_MAX: Duration = Duration::from_secs(60);
 /// Who may come in. Without a secret everybody, but only if STATE is there to say that none was set: who
 /// pulls the disk's cable must not get more than a repair needs. `init` is asked before this looks: STATE
 /// that appears between the two is then looked at.
-pub(crate) fn door(state: &Path, init: &Answer<Status>, uptime: Duration) -> Door {
+#[must_use]
+pub fn door(state: &Path, init: &Answer<Status>, uptime: Duration) -> Door {
     let lost = |why: String| match FOUND_MAX.checked_sub(uptime) {
         Some(left) if !left.is_zero() => {
             Door::Early(left.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
@@ -55,15 +68,19 @@ pub(crate) fn door(state: &Path, init: &Answer<Status>, uptime: Duration) -> Doo
     }
 }
 
-/// Whether this is the secret.
-pub(crate) fn verify(state: &Path, secret: &str) -> bool {
+/// Whether this is the secret. Takes tens of milliseconds and 19 MiB, as it is meant to.
+#[must_use]
+pub fn verify(state: &Path, secret: &str) -> bool {
     let Ok(Some(hash)) = read(state) else { return false };
     let Ok(hash) = PasswordHash::new(&hash) else { return false };
     Argon2::default().verify_password(secret.as_bytes(), &hash).is_ok()
 }
 
 /// Makes this the secret; a power cut leaves the former one or this one.
-pub(crate) fn set(state: &Path, secret: &str) -> Result<(), String> {
+///
+/// # Errors
+/// It cannot be written, in words for people.
+pub fn set(state: &Path, secret: &str) -> Result<(), String> {
     let hash: PasswordHash = Argon2::default()
         .hash_password(secret.as_bytes())
         .map_err(|error| format!("hash the secret: {error}"))?;

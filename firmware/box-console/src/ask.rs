@@ -9,17 +9,21 @@ use box_init::control::{REPLY_BYTES_MAX, Reply, Request, Status};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde_json::Value;
 
-use super::uptime;
+use crate::host::uptime;
 use crate::report::{Answer, unexpected};
 
 /// How long a banner waits for each of the two: with both silent, it still comes within a second.
-pub(crate) const BANNER_WAIT: Duration = Duration::from_millis(400);
+pub const BANNER_WAIT: Duration = Duration::from_millis(400);
 /// How long an order waits.
-pub(crate) const ORDER_WAIT: Duration = Duration::from_secs(10);
+pub const ORDER_WAIT: Duration = Duration::from_secs(10);
 /// Longest answer of the gateway, in bytes; it has the same limit.
 const GATEWAY_BYTES_MAX: usize = 1024 * 1024;
 
-pub(crate) fn init(path: &Path, request: &Request, wait: Duration) -> Answer<Reply> {
+/// Asks PID 1.
+///
+/// # Errors
+/// It does not answer in that time, in words for people.
+pub fn init(path: &Path, request: &Request, wait: Duration) -> Answer<Reply> {
     let line = serde_json::to_string(request).map_err(|error| error.to_string())?;
     let reply = exchange(path, &line, wait, REPLY_BYTES_MAX)
         .map_err(|problem| format!("PID 1 {problem}"))?;
@@ -28,15 +32,22 @@ pub(crate) fn init(path: &Path, request: &Request, wait: Duration) -> Answer<Rep
     })
 }
 
-pub(crate) fn status(path: &Path, wait: Duration) -> Answer<Status> {
+/// How the box is.
+///
+/// # Errors
+/// As [`init`].
+pub fn status(path: &Path, wait: Duration) -> Answer<Status> {
     match init(path, &Request::Status, wait)? {
         Reply::Status(status) => Ok(*status),
         other => Err(unexpected(other)),
     }
 }
 
-/// The gateway's answer without the word round it.
-pub(crate) fn gateway(path: &Path, request: &Value, wait: Duration) -> Answer<Value> {
+/// Asks the gateway; its answer without the word round it.
+///
+/// # Errors
+/// It does not answer in that time, or does not do it, in words for people.
+pub fn gateway(path: &Path, request: &Value, wait: Duration) -> Answer<Value> {
     let answer = exchange(path, &request.to_string(), wait, GATEWAY_BYTES_MAX)
         .map_err(|problem| format!("the gateway {problem}"))?;
     let answer: Value = serde_json::from_slice(&answer)
@@ -51,7 +62,11 @@ pub(crate) fn gateway(path: &Path, request: &Value, wait: Duration) -> Answer<Va
     }
 }
 
-pub(crate) fn gateway_status(path: &Path, wait: Duration) -> Answer<Value> {
+/// What the gateway does.
+///
+/// # Errors
+/// As [`gateway`].
+pub fn gateway_status(path: &Path, wait: Duration) -> Answer<Value> {
     gateway(path, &serde_json::json!({ "verb": "status" }), wait)
 }
 
