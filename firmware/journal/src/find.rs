@@ -60,6 +60,56 @@ pub fn find(folder: &Path, query: &str) -> Result<Found, JournalError> {
     }
 }
 
+/// The last mails, newest first, at most `mails_max`. Needs no running program; of an empty folder, or
+/// none, there are none.
+///
+/// # Errors
+///
+/// The files cannot be read.
+pub fn latest(folder: &Path, mails_max: usize) -> Result<Vec<Entry>, JournalError> {
+    let mut entries = Vec::new();
+    let files = match files(folder) {
+        Err(JournalError::Folder { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(entries);
+        }
+        files => files?,
+    };
+    for (_, path) in files.into_iter().rev() {
+        let room = mails_max.saturating_sub(entries.len());
+        if room == 0 {
+            break;
+        }
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(source) => return Err(JournalError::Read { path, source }),
+        };
+        let lines = last_lines(BufReader::new(file), room)
+            .map_err(|source| JournalError::Read { path, source })?;
+        let read = |line: &Vec<u8>| serde_json::from_slice::<Entry>(line).ok();
+        entries.extend(lines.iter().rev().filter_map(read));
+    }
+    Ok(entries)
+}
+
+/// The last lines with something in them, oldest first; which of them are entries is not looked at, so
+/// that a file of many mails costs no more than its reading.
+fn last_lines(mut lines: impl BufRead, lines_max: usize) -> io::Result<VecDeque<Vec<u8>>> {
+    let mut last = VecDeque::with_capacity(lines_max);
+    let mut line = Vec::new();
+    while next_line(&mut lines, &mut line)? {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        // The oldest one's memory is taken for the newest.
+        let mut kept =
+            if last.len() >= lines_max { last.pop_front() } else { None }.unwrap_or_default();
+        std::mem::swap(&mut kept, &mut line);
+        last.push_back(kept);
+    }
+    Ok(last)
+}
+
 /// What is looked for.
 #[derive(Debug)]
 struct Query {

@@ -26,7 +26,7 @@ pub use entry::{
     TEXT_BYTES_MAX, Verdict,
 };
 pub use file::{Counters, FILES_MAX, Journal, Limits, Usage};
-pub use find::{FOUND_MAX, Found, SESSION_LETTERS_MIN, find};
+pub use find::{FOUND_MAX, Found, SESSION_LETTERS_MIN, find, latest};
 pub use time::{ParseTimeError, Timestamp};
 
 use std::io;

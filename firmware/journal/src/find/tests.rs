@@ -49,6 +49,30 @@ fn mails_are_found_by_session_message_and_copy() {
 }
 
 #[test]
+fn the_last_mails_are_those_of_the_newest_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits { bytes_max: crate::FILES_MAX * 4096 };
+    let journal = Journal::open(folder.path(), limits).unwrap();
+    for bytes in 0..60 {
+        journal.append(&Entry { bytes, ..sample() }).unwrap();
+    }
+    assert!(files(folder.path()).unwrap().len() > 3);
+    let numbers = |mails_max| -> Vec<u64> {
+        latest(folder.path(), mails_max).unwrap().iter().map(|entry| entry.bytes).collect()
+    };
+    assert_eq!(numbers(3), [59, 58, 57]);
+    assert_eq!(numbers(25), (35..60).rev().collect::<Vec<_>>());
+    assert_eq!(numbers(0), []);
+    // A line that a power cut tore is none.
+    let (_, newest) = files(folder.path()).unwrap().pop().unwrap();
+    let mut text = std::fs::read(&newest).unwrap();
+    text.truncate(text.len() - 9);
+    std::fs::write(&newest, text).unwrap();
+    assert_eq!(numbers(3), [58, 57]);
+    assert_eq!(latest(&folder.path().join("none"), 3).unwrap(), []);
+}
+
+#[test]
 fn a_beginning_that_several_sessions_have_is_refused() {
     let session = |n: usize| format!("{SESSION:.30}{n:02x}");
     let entries: Vec<_> = (0..12).map(|n| Entry { session: session(n), ..sample() }).collect();
