@@ -16,6 +16,7 @@ use session::settings::{Around, ScanSettings};
 use tracing::warn;
 
 use crate::control::{self, Request};
+use crate::page::PageArgs;
 use crate::settings::{DEFAULT_CONTROL, DEFAULT_PATH, Settings};
 use crate::update::{SlotsArgs, UpdateArgs};
 
@@ -85,6 +86,8 @@ enum Verb {
     Update(UpdateArgs),
     /// Show which systems are installed: what runs, what is on trial, what is good, what failed.
     Slots(SlotsArgs),
+    /// Serve the page on the box's own address.
+    Page(PageArgs),
     /// Takes mails apart for a daemon, which starts it. Not for people.
     #[command(name = scan::worker::WORKER_VERB, hide = true)]
     ScanWorker,
@@ -239,6 +242,7 @@ impl Arguments {
             }
             Verb::Update(args) => args.execute(),
             Verb::Slots(args) => args.execute(),
+            Verb::Page(args) => args.execute(),
             Verb::Config(ConfigVerb::Check(file)) => {
                 Settings::check_files(&file.config)?;
                 println!("{}: right", file.config.display());
@@ -310,6 +314,7 @@ mod tests {
             &["slots"],
             &["slots", "--json"],
             &["slots", "switch", "--restart"],
+            &["page", "--interface", "br0", "--https", "127.0.0.1:8443"],
         ] {
             Arguments::try_parse_from([&["avr"], good].concat()).unwrap();
         }

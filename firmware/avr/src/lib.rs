@@ -15,6 +15,7 @@ pub mod identity;
 pub mod intercept;
 pub mod kept;
 pub mod listen;
+mod page;
 pub mod routes;
 pub mod settings;
 pub mod snooze;
