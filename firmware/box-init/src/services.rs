@@ -14,7 +14,7 @@ use crate::supervise::Care;
 pub(crate) const GATEWAY: &str = "gateway";
 /// The DHCP client's name.
 pub(crate) const DHCP: &str = "dhcp";
-/// The updater's and status page's name, where the image has one.
+/// The status page's name.
 pub(crate) const PAGE: &str = "page";
 
 /// How long the gateway may take to intercept: it compiles its rules first.
@@ -97,10 +97,11 @@ fn dhcp(hostname: &str) -> Service {
     simple(DHCP, spec(DHCP, "/usr/bin/busybox", &arguments, capabilities), false)
 }
 
+/// Root by name, to read what is root's; of root's power only what two ports take.
 fn page() -> Service {
-    let arguments = ["serve"];
+    let arguments = ["page", "--config", "/state/config/box.toml", "--interface", BRIDGE];
     let capabilities = CapabilitySet::NET_BIND_SERVICE;
-    simple(PAGE, spec(PAGE, "/usr/bin/box-page", &arguments, capabilities), true)
+    simple(PAGE, spec(PAGE, "/usr/bin/avr", &arguments, capabilities), true)
 }
 
 /// A person's way in, and so the last thing to be killed. It changes files in STATE, and mounts a stick.
