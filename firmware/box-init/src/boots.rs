@@ -53,10 +53,10 @@ pub struct Verdict {
 impl Boots {
     /// Counts a start of the slot `entry`, and says what it is to be. Written to STATE at once.
     pub fn start(&mut self, entry: &str) -> Verdict {
-        let base = crate::slots::Name::parse(entry).map_or(entry, |name| name.base());
-        if self.entry != base {
+        let name = crate::slots::name(entry);
+        if self.entry != name {
             // Another slot: what the last one did proves nothing about it.
-            base.clone_into(&mut self.entry);
+            self.entry = name;
             self.short = 0;
         }
         let short = self.short;
@@ -96,10 +96,9 @@ impl Boots {
     /// What is known of why the slot `base` failed last, on one line; empty: nothing.
     #[must_use]
     pub fn why(&self, base: &str) -> &str {
-        let name = |entry: &str| {
-            crate::slots::Name::parse(entry).map_or(entry, |name| name.base()) == base
-        };
-        let last = self.failures.iter().rfind(|failure| name(&failure.entry));
+        // Entries that were kept without ending are names already.
+        let is_it = |entry: &str| entry == base || crate::slots::name(entry) == base;
+        let last = self.failures.iter().rfind(|failure| is_it(&failure.entry));
         // The last words say most.
         let mut lines = last.map_or("", |failure| &failure.text).lines().rev().map(str::trim);
         lines.find(|line| !line.is_empty()).unwrap_or_default()

@@ -69,6 +69,7 @@ pub enum Step {
 #[derive(Debug)]
 pub struct BootTrial {
     state: State,
+    max: Duration,
 }
 
 #[derive(Debug)]
@@ -92,10 +93,11 @@ enum State {
 const BLESS_AGAIN: Duration = Duration::from_secs(60);
 
 impl BootTrial {
-    /// From what the loader says: the entry that it started, and whether it counted the start.
+    /// From what the loader says: the entry that it started, and whether it counted the start. A slot that
+    /// is not well is given up `max` after the start, [`TRIAL_MAX`] at the latest.
     #[must_use]
-    pub fn new(entry: Option<&str>, counted: bool) -> Self {
-        let left = entry.and_then(crate::slots::Name::parse).and_then(|name| name.starts_left());
+    pub fn new(entry: Option<&str>, counted: bool, max: Duration) -> Self {
+        let left = entry.and_then(crate::slots::starts_left);
         let state = match (entry, left, counted) {
             (None, ..) => State::None,
             // What the loader says is from before or after it counted, by its version; as it says.
@@ -107,7 +109,7 @@ impl BootTrial {
             (_, Some(_), false) => State::NotCounted,
             (_, None, _) => State::Blessed,
         };
-        Self { state }
+        Self { state, max: max.min(TRIAL_MAX) }
     }
 
     /// The box is well, or not, and why not.
@@ -126,7 +128,7 @@ impl BootTrial {
                 }
                 if !well {
                     *well_since = None;
-                    if uptime >= TRIAL_MAX {
+                    if uptime >= self.max {
                         return Step::GiveUp;
                     }
                 }
@@ -210,7 +212,7 @@ mod tests {
 
     #[test]
     fn two_minutes_without_a_break_bless() {
-        let mut trial = BootTrial::new(Some("avr_000002+2-1.efi"), true);
+        let mut trial = BootTrial::new(Some("avr_000002+2-1.efi"), true, TRIAL_MAX);
         assert_eq!(trial.poll(None, 10 * S), Step::Wait);
         assert_eq!(trial.poll(None, 129 * S), Step::Wait);
         assert_eq!(trial.poll(Some("gateway: died".to_owned()), 129 * S), Step::Wait);
@@ -227,16 +229,29 @@ mod tests {
 
     #[test]
     fn one_that_never_is_well_is_given_up() {
-        let mut trial = BootTrial::new(Some("avr_000002+2-1.efi"), true);
+        let mut trial = BootTrial::new(Some("avr_000002+2-1.efi"), true, TRIAL_MAX);
         assert_eq!(trial.poll(Some("x".to_owned()), TRIAL_MAX - S), Step::Wait);
         assert_eq!(trial.poll(Some("x".to_owned()), TRIAL_MAX), Step::GiveUp);
     }
 
     #[test]
+    fn a_trial_may_be_shorter_and_never_longer() {
+        let ailing = || Some("x".to_owned());
+        let mut trial = BootTrial::new(Some("avr_000002+2-1.efi"), true, 60 * S);
+        assert_eq!(trial.poll(ailing(), 59 * S), Step::Wait);
+        assert_eq!(trial.poll(ailing(), 60 * S), Step::GiveUp);
+        let mut trial = BootTrial::new(Some("avr_000002+2-1.efi"), true, 2 * TRIAL_MAX);
+        assert_eq!(trial.poll(ailing(), TRIAL_MAX), Step::GiveUp);
+    }
+
+    #[test]
     fn without_a_count_there_is_no_trial() {
-        assert_eq!(BootTrial::new(None, false).report(S), Trial::None);
-        assert_eq!(BootTrial::new(Some("avr_000002.efi"), false).report(S), Trial::Blessed);
-        let mut trial = BootTrial::new(Some("avr_000002+3-0.efi"), false);
+        assert_eq!(BootTrial::new(None, false, TRIAL_MAX).report(S), Trial::None);
+        assert_eq!(
+            BootTrial::new(Some("avr_000002.efi"), false, TRIAL_MAX).report(S),
+            Trial::Blessed
+        );
+        let mut trial = BootTrial::new(Some("avr_000002+3-0.efi"), false, TRIAL_MAX);
         assert_eq!(trial.report(S), Trial::NotCounted);
         assert_eq!(trial.poll(Some("x".to_owned()), 10_000 * S), Step::Wait);
     }
@@ -244,7 +259,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_is_blessed_before_its_time(steps in proptest::collection::vec((any::<bool>(), 0_u64..90), 0..40)) {
-            let mut trial = BootTrial::new(Some("a+3-0.efi"), true);
+            let mut trial = BootTrial::new(Some("avr_000002+3-0.efi"), true, TRIAL_MAX);
             let (mut now, mut since) = (Duration::ZERO, None);
             for (well, seconds) in steps {
                 now += Duration::from_secs(seconds);

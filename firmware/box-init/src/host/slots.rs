@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 
 use box_update::Mounted;
 use box_update::install::rename_slot;
-use box_update::slots::Rename;
+use box_update::slots::{FOLDER, Rename};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::files;
-use crate::slots::FOLDER;
 
 /// What else vfat is told. After a power cut an error in what is left over must not close it for writing.
 const OPTIONS: &str = "umask=077,errors=continue";

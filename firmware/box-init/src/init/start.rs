@@ -17,7 +17,6 @@ use crate::boots::Boots;
 use crate::clock::Clock;
 use crate::cmdline::CommandLine;
 use crate::control::{Mode, NetworkSettings, SOCKET};
-use crate::health::BootTrial;
 use crate::host::children::Children;
 use crate::host::control::Server;
 use crate::host::efi::Loader;
@@ -77,8 +76,8 @@ pub(super) fn start() -> Init {
     mounts::close_root();
     let (watchdog, watchdog_problem) = open_watchdog(&mut modules, board.as_ref());
     let loader = Loader::read();
-    let trial = BootTrial::new(loader.running(), loader.counted.is_some());
     let line = CommandLine::parse(&files::text("/proc/cmdline"));
+    let trial = line.trial(loader.running(), loader.counted.is_some());
     let settings = NetworkSettings::default();
     let services = table(board.as_ref(), &settings.hostname);
     let supervisor = Supervisor::new(services.iter().map(|service| service.care.clone()));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use board::Counting;
 use box_update::record::{self, FileStore, Outcome};
-use box_update::slots::Rename;
+use box_update::slots::{Rename, Slots as Decisions};
 
 use super::{Init, start};
 use crate::addresses::{Addresses, Lease};
@@ -79,18 +79,19 @@ impl Init {
     /// Takes the counters off the running slot's name.
     pub(super) fn bless(&mut self, now: Duration) {
         let Some(running) = self.loader.running().map(str::to_owned) else { return };
-        let done = self.with_slots(|slots| match slots::bless(&slots.files(), &running)? {
-            Some(rename) => {
+        let done = self.with_slots(|slots| {
+            let rename = slots::decide(&slots.files(), &running, Decisions::bless)
+                .map_err(|error| error.to_string())?;
+            if let Some(rename) = rename {
                 slots.rename(&rename).map_err(|error| error.to_string())?;
-                Ok(slots.files())
             }
-            None => Ok(slots.files()),
+            Ok(slots.files())
         });
         match done {
             Ok(files) => {
                 tracing::info!(running, "the slot has proved itself");
                 self.trial.blessed();
-                self.loader.counted = slots::Name::parse(&running).map(|name| name.blessed());
+                self.loader.counted = Some(format!("{}.efi", slots::name(&running)));
                 let link = |port| net::port(port, &board::Port::Nth(1)).link;
                 self.boots.links = (link(net::LAN), link(net::WAN));
                 save_boots(&self.boots);
@@ -142,9 +143,9 @@ impl Init {
             // They could not be looked at, which says nothing about an update.
             return;
         }
-        let slots = box_update::slots::Slots::of(files);
-        let failed = slots::failed(files).last();
-        let why = failed.map_or("", |base| self.boots.why(base));
+        let slots = Decisions::of(files);
+        let failed = slots::failed(files).pop();
+        let why = failed.as_deref().map_or("", |name| self.boots.why(name));
         match record::settle(&mut FileStore::new(record::FILE), &slots, why) {
             Ok(None) => {}
             Ok(Some(Outcome::Blessed(update))) => {
@@ -168,12 +169,9 @@ impl Init {
     /// Slots that were tried in vain since we last looked.
     fn note_failed_slots(&mut self, running: &str) {
         let Some(found) = &self.storage else { return };
-        let running = slots::Name::parse(running).map(|name| name.base().to_owned());
-        let failed: Vec<String> = slots::failed(&found.files)
-            .filter(|&base| Some(base) != running.as_deref())
-            .filter(|&base| !self.boots.given_up.iter().any(|known| known == base))
-            .map(str::to_owned)
-            .collect();
+        let running = slots::name(running);
+        let mut failed = slots::failed(&found.files);
+        failed.retain(|name| *name != running && !self.boots.given_up.contains(name));
         for base in failed {
             tracing::error!(slot = base, "a slot is marked bad: the other one runs");
             self.boots.give_up(&base);
@@ -189,13 +187,15 @@ impl Init {
 
     /// The running slot has failed too often: the other one has its turn, if it is good.
     fn condemn(&mut self, running: &str) -> bool {
-        let rename = self.storage.as_ref().and_then(|found| slots::condemn(&found.files, running));
-        let Some(rename) = rename else {
-            tracing::error!(
-                limit = BAD_AFTER_BOOTS,
-                "this slot is bad, and there is no other good one"
-            );
-            return false;
+        let files = self.storage.as_ref().map_or(&[][..], |found| &found.files);
+        let rename = match slots::decide(files, running, Decisions::condemn) {
+            Ok(Some(rename)) => rename,
+            // It ran all the same: there is nothing better.
+            Ok(None) => return false,
+            Err(error) => {
+                tracing::error!(limit = BAD_AFTER_BOOTS, %error, "this slot is bad, and stays");
+                return false;
+            }
         };
         if !self.rename_slot(&rename) {
             return false;
@@ -212,11 +212,11 @@ impl Init {
         if !counts || self.loader.counted.is_some() {
             return;
         }
-        let rename = self.storage.as_ref().and_then(|found| slots::count(&found.files, running));
-        if let Some(rename) = rename
+        let files = self.storage.as_ref().map_or(&[][..], |found| &found.files);
+        if let Ok(Some(rename)) = slots::decide(files, running, Decisions::count)
             && self.rename_slot(&rename)
         {
-            self.trial = crate::health::BootTrial::new(Some(&rename.to), true);
+            self.trial = self.line.trial(Some(&rename.to), true);
             self.loader.counted = Some(rename.to);
         }
     }
