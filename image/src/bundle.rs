@@ -47,7 +47,10 @@ pub(crate) fn manifest(
 }
 
 /// Signs the manifest, in a folder for what is in between, and writes the bundle to `to`.
-pub(crate) fn write(
+///
+/// # Errors
+/// No box that is built with this program would take it, or it cannot be written.
+pub fn write(
     manifest: &Manifest,
     uki: &[u8],
     sign: &Signing,

@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
-mod bundle;
+pub mod bundle;
 pub mod debian;
 pub mod disk;
 mod error;

@@ -68,6 +68,26 @@ pub fn section<'a>(uki: &'a [u8], name: &str) -> Option<&'a [u8]> {
     uki.get(start..start.checked_add(found.virtual_size.get(LE) as usize)?)
 }
 
+/// The stub that [`build`] appended the parts to, for a UKI of the same with other parts. `None`: it was made
+/// in another way.
+#[must_use]
+pub fn stub(uki: &[u8]) -> Option<Vec<u8>> {
+    let headers = Headers::of(uki)?;
+    let sections = headers.sections(uki)?;
+    let own = sections.iter().position(|section| section.name == padded(".osrel"))?;
+    let first = sections.get(own)?;
+    let (start, address) = (first.pointer_to_raw_data.get(LE), first.virtual_address.get(LE));
+    let header_at = headers.sections + own * size_of::<ImageSectionHeader>();
+    let bytes = uki.get(..start as usize)?.to_vec();
+    let mut file = Pe { bytes, headers };
+    let header_end = headers.sections + size_of_val(sections);
+    file.bytes.get_mut(header_at..header_end)?.fill(0);
+    file.headers.count = u16::try_from(own).ok()?;
+    file.headers.image_len = address;
+    file.put_lengths();
+    Some(file.bytes)
+}
+
 /// A PE file that sections are appended to.
 struct Pe {
     bytes: Vec<u8>,
@@ -185,13 +205,18 @@ impl Pe {
             .checked_add(virtual_size)
             .and_then(|end| end.checked_next_multiple_of(PAGE_BYTES))
             .ok_or_else(too_large)?;
+        self.put_lengths();
+        Ok(())
+    }
+
+    /// How many sections there are, and how much memory they take.
+    fn put_lengths(&mut self) {
         let count_at = self.headers.nt
             + offset_of!(ImageNtHeaders64, file_header)
             + offset_of!(ImageFileHeader, number_of_sections);
         self.put(count_at, &U16::new(LE, self.headers.count));
         let image_len = self.headers.image_len;
         self.put_optional(offset_of!(ImageOptionalHeader64, size_of_image), image_len);
-        Ok(())
     }
 
     fn put_optional(&mut self, field: usize, value: u32) {
@@ -320,6 +345,14 @@ mod tests {
             prop_assert_eq!(section(&uki, ".dtb"), dtb.as_deref());
             prop_assert_eq!(section(&uki, ".text"), Some(text.as_slice()));
 
+            // Of its stub the same is made again, and of its stub with fewer parts what is made of that.
+            let again = super::stub(&uki).unwrap();
+            prop_assert_eq!(&build(Arch::X86_64, &again, &parts).unwrap(), &uki);
+            let fewer = Parts { dtb: None, ..parts };
+            let expected = build(Arch::X86_64, &stub, &fewer).unwrap();
+            prop_assert_eq!(build(Arch::X86_64, &again, &fewer).unwrap(), expected);
+            prop_assert_eq!(super::stub(&stub), None);
+
             // As somebody else reads it: in order, apart, and within the image.
             let file = object::File::parse(uki.as_slice()).unwrap();
             let mut end = 0;
@@ -339,7 +372,7 @@ mod tests {
             stub.truncate(len);
             let linux = pe(IMAGE_FILE_MACHINE_AMD64, b"x");
             let _ = build(Arch::X86_64, &stub, &parts(&linux, b""));
-            let _ = section(&stub, ".text");
+            let _ = (section(&stub, ".text"), super::stub(&stub));
         }
     }
 }
