@@ -149,6 +149,12 @@ impl BootTrial {
         self.state = State::NotWritten { problem, again: uptime + BLESS_AGAIN };
     }
 
+    /// Whether this start is one of a trial, so that the system before it may come back.
+    #[must_use]
+    pub fn is_trial(&self) -> bool {
+        !matches!(self.state, State::None | State::Blessed)
+    }
+
     /// For people.
     #[must_use]
     pub fn report(&self, uptime: Duration) -> Trial {
@@ -253,6 +259,7 @@ mod tests {
         );
         let mut trial = BootTrial::new(Some("avr_000002+3-0.efi"), false, TRIAL_MAX);
         assert_eq!(trial.report(S), Trial::NotCounted);
+        assert!(trial.is_trial() && !BootTrial::new(Some("avr_000002.efi"), false).is_trial());
         assert_eq!(trial.poll(Some("x".to_owned()), 10_000 * S), Step::Wait);
     }
 

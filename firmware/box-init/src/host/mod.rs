@@ -12,6 +12,7 @@ pub(crate) mod mounts;
 pub(crate) mod net;
 pub(crate) mod notify;
 pub(crate) mod power;
+pub(crate) mod settings;
 pub(crate) mod slots;
 pub(crate) mod sntp;
 pub(crate) mod storage;

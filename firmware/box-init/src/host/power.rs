@@ -45,7 +45,7 @@ pub(crate) fn finish(end: End, children: &Children) -> Errno {
 
 /// Takes the partitions off, so that their next check has nothing to do.
 pub(crate) fn unmount() {
-    for at in ["/run/init/slots", "/data", "/state"] {
+    for at in ["/run/init/slots", "/data", "/state/config", "/state"] {
         sync();
         match umount2(at, MntFlags::empty()) {
             Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}

@@ -71,6 +71,13 @@ pub(crate) struct Found {
     pub(crate) files: Vec<String>,
 }
 
+impl Found {
+    /// STATE outlives this start.
+    pub(crate) fn is_on_disk(&self) -> bool {
+        matches!(self.state, Storage::Disk { .. })
+    }
+}
+
 /// One of the two.
 struct Place {
     name: &'static str,

@@ -132,6 +132,8 @@ struct Init {
     applied: Option<(Wanted, Ipv6Settings)>,
     /// What is wrong with the network's settings or with their use.
     network_problem: String,
+    /// Why the settings are not in the form that this system reads, if so.
+    settings_problem: String,
     bypass: bool,
     ending: Option<Ending>,
     /// Both ports are found.

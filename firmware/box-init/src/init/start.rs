@@ -125,6 +125,7 @@ pub(super) fn start() -> Init {
         addresses: Addresses::new(settings, None, net::mac(net::LAN).unwrap_or_default()),
         applied: None,
         network_problem: String::new(),
+        settings_problem: String::new(),
         bypass: false,
         ending: None,
         has_ports,

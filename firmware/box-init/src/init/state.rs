@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use board::Counting;
 use box_update::record::{self, FileStore, Outcome};
+use box_update::settings::MIGRATIONS;
 use box_update::slots::{Rename, Slots as Decisions};
 
 use super::{Init, start};
@@ -16,8 +17,8 @@ use crate::boots::{BAD_AFTER_BOOTS, Boots, SAFE_AFTER_BOOTS};
 use crate::control::{Failure, Mode, NetworkSettings};
 use crate::host::power::End;
 use crate::host::slots::Slots;
-use crate::host::storage::Found;
-use crate::host::{files, net, time};
+use crate::host::storage::{Found, STATE};
+use crate::host::{files, net, settings, time};
 use crate::slots;
 
 const BOOTS: &str = "/state/boots.json";
@@ -64,9 +65,10 @@ impl Init {
             return;
         }
         self.count_start(&entry);
-        let settings = self.read_network();
+        self.open_settings();
+        let network = self.read_network();
         let mac = net::mac(net::LAN).or_else(|| net::mac(net::BRIDGE)).unwrap_or_default();
-        self.addresses = Addresses::new(settings, read_lease(), mac);
+        self.addresses = Addresses::new(network, read_lease(), mac);
         self.use_addresses();
         if !Path::new(BOX).exists()
             && let Err(error) = files::replace(Path::new(BOX), BOX_DEFAULT.as_bytes(), 0o600)
@@ -96,6 +98,7 @@ impl Init {
                 self.boots.links = (link(net::LAN), link(net::WAN));
                 save_boots(&self.boots);
                 self.settle_update(&files);
+                self.adopt_settings();
             }
             Err(problem) => {
                 tracing::error!(
@@ -104,6 +107,33 @@ impl Init {
                 );
                 self.trial.not_blessed(problem, now);
             }
+        }
+    }
+
+    /// Has the settings in the form that this system reads. The recovery system takes them as they are.
+    fn open_settings(&mut self) {
+        let on_disk = self.storage.as_ref().is_some_and(|found| found.is_on_disk());
+        if !on_disk || self.mode == Mode::Recovery {
+            return;
+        }
+        let (build, is_trial) = (self.release.build, self.trial.is_trial());
+        match settings::open(Path::new(STATE), MIGRATIONS, build, is_trial) {
+            Ok(false) => {}
+            Ok(true) => tracing::info!("a changed copy of the settings is used on trial"),
+            Err(error) => {
+                self.settings_problem = telemetry::chain(&error);
+                tracing::error!(problem = self.settings_problem, "the settings are as they were");
+            }
+        }
+    }
+
+    fn adopt_settings(&self) {
+        if let Err(error) = settings::adopt(Path::new(STATE), MIGRATIONS, self.release.build) {
+            let problem = telemetry::chain(&error);
+            tracing::error!(
+                problem,
+                "the changed settings come into their place at the next start"
+            );
         }
     }
 

@@ -155,13 +155,21 @@ impl Init {
             probe("lan-link", &["lan"], had_lan, link(&lan)),
             probe("wan-link", &["wan"], had_wan, link(&wan)),
             probe("bridge", &["lan", "wan"], true, bridge),
-            probe("state", &[], true, storage_result(&state)),
+            probe("state", &[], true, self.state_result(&state)),
             probe("data", &[], false, storage_result(&data)),
             probe("gateway", &["bridge"], in_normal, self.gateway_result(now)),
             probe("address", &["bridge"], false, self.address_result()),
             probe("clock", &[], false, self.clock_result()),
             probe("watchdog", &[], false, self.watchdog_result()),
         ]
+    }
+
+    fn state_result(&self, state: &Storage) -> Result<String, String> {
+        let device = storage_result(state)?;
+        match self.settings_problem.as_str() {
+            "" => Ok(device),
+            problem => Err(problem.to_owned()),
+        }
     }
 
     fn gateway_result(&self, now: Duration) -> Result<String, String> {
