@@ -12,7 +12,7 @@ pub struct CommandLine {
     /// `avr.recovery=1`: this is the recovery image.
     pub recovery: bool,
     /// `avr.trial_max=SECONDS`: how long a slot on trial may take to become well, where that is less than
-    /// [`TRIAL_MAX`]. It makes a slot fail sooner, never pass sooner: the boot tests' systems have it.
+    /// [`TRIAL_MAX`]. It makes a slot fail sooner, never pass sooner: for systems that are made to fail.
     pub trial_max: Option<Duration>,
     /// Terminals of `console=`, without their settings, in order; the last is `/dev/console`.
     pub consoles: Vec<String>,

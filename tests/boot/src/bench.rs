@@ -4,9 +4,8 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use box_update::slots::{FOLDER, Trust, file_name};
 use fatfs::FileSystem;
 use image::qemu;
@@ -29,8 +28,6 @@ pub struct Fittings {
     pub log: Option<PathBuf>,
     /// What its clock says at the start, as QEMU has it.
     pub clock: Option<String>,
-    /// Firmware that starts only what the key of [`Bench::sign`] signed.
-    pub secure_boot: bool,
 }
 
 /// Parts that outlive a power cut.
@@ -71,42 +68,6 @@ impl Bench {
 
     pub(crate) fn variables(&self) -> PathBuf {
         self.folder().join("variables.fd")
-    }
-
-    /// Has firmware know the key of [`Self::sign`], and no other, from the next start on.
-    ///
-    /// # Errors
-    /// Debian's package `ovmf` is not there.
-    pub fn enroll(&self) -> Result<()> {
-        let known = "/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd";
-        fs::copy(known, self.variables()).with_context(|| known.to_owned())?;
-        Ok(())
-    }
-
-    /// Signs a program of firmware's with the key that everybody has, of Debian's package `ovmf`.
-    ///
-    /// # Errors
-    /// It is no such program, or sbsign is not there.
-    pub fn sign(&self, program: &[u8]) -> Result<Vec<u8>> {
-        let at = |name: &str| self.folder().join(name);
-        let (key, from, to) = (at("snakeoil.key"), at("unsigned.efi"), at("signed.efi"));
-        fs::write(&from, program)?;
-        let run = |command: &mut Command| -> Result<()> {
-            let output = command.output().with_context(|| format!("starting {command:?}"))?;
-            let said = String::from_utf8_lossy(&output.stderr);
-            ensure!(output.status.success(), "{command:?}: {said}");
-            Ok(())
-        };
-        let locked = "/usr/share/ovmf/PkKek-1-snakeoil.key";
-        run(Command::new("openssl")
-            .args(["rsa", "-passin", "pass:snakeoil", "-in", locked, "-out"])
-            .arg(&key))?;
-        run(Command::new("sbsign")
-            .args(["--cert", "/usr/share/ovmf/PkKek-1-snakeoil.pem", "--key"])
-            .arg(&key)
-            .arg("--output")
-            .args([&to, &from]))?;
-        Ok(fs::read(to)?)
     }
 
     /// Number of the system on its disk.

@@ -366,11 +366,6 @@ fn words(bench: &Bench, fittings: &Fittings) -> Result<Vec<OsString>> {
         let (option, value) = (words[at].to_string_lossy(), words[at + 1].to_string_lossy());
         let other = match (&*option, &*value) {
             ("-serial", _) => Some("stdio".to_owned()),
-            // It keeps its variables from the system by the processor's system management mode.
-            ("-machine", value) if fittings.secure_boot => Some(format!("{value},smm=on")),
-            ("-drive", value) if fittings.secure_boot && value.contains("unit=0") => {
-                Some(value.replace("_4M.fd", "_4M.secboot.fd"))
-            }
             ("-m", _) => fittings.memory_mib.map(|mib| mib.to_string()),
             ("-netdev", value) => {
                 let id = if value.contains("id=lan") { "lan" } else { "wan" };
@@ -391,10 +386,6 @@ fn words(bench: &Bench, fittings: &Fittings) -> Result<Vec<OsString>> {
     more("-serial", "chardev:shell".to_owned());
     more("-chardev", format!("socket,id=monitor,{}", socket("monitor")));
     more("-mon", "chardev=monitor,mode=control".to_owned());
-    if fittings.secure_boot {
-        more("-global", "driver=cfi.pflash01,property=secure,value=on".to_owned());
-        more("-global", "ICH9-LPC.disable_s3=1".to_owned());
-    }
     if let Some(clock) = &fittings.clock {
         more("-rtc", format!("base={clock}"));
     }

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use boot::{Bench, Fittings, Machine, System};
-
+use boot::{Bench, Fittings, Machine, System, known_key};
+use box_update::slots::{FOLDER, TRIES, Trust, file_name};
 use image::layout::MIB;
 
 /// Longest from the console to a gateway that intercepts: it compiles its rules first.
@@ -38,6 +38,32 @@ fn without_slots_the_recovery_system_starts() {
     machine.cut_power().unwrap();
 }
 
+/// Catches: a recovery system from which there is no way back to a box that works.
+#[test]
+fn from_the_recovery_system_an_update_makes_the_box_whole() {
+    let bench = Bench::new().unwrap();
+    let slots = bench.slots().unwrap();
+    let name = file_name(bench.build(), Trust::Good);
+    slots.root_dir().remove(&format!("{FOLDER}/{name}")).unwrap();
+    slots.unmount().unwrap();
+    let new = bench.build() + 1;
+    let bundle = bench.folder().join("new.tar");
+    System::new(&bench.released, new).bundle(&bundle, &known_key()).unwrap();
+    let stick = Some(bench.stick(&[("new.tar", &bundle)]).unwrap());
+    let (mut machine, _) = started(&bench, &Fittings { stick, ..Fittings::default() });
+    let said = machine.ask("status").unwrap();
+    assert!(said.contains("this is the recovery system"), "{said}");
+    let said = machine.confirm("update usb:new.tar").unwrap();
+    assert!(!said.contains("FAIL"), "{said}");
+    machine.confirm_away("reboot").unwrap();
+    machine.log_in().unwrap();
+    intercepting(&mut machine);
+    let said = machine.ask("status").unwrap();
+    let left = TRIES - 1;
+    assert!(said.contains(&format!("ON TRIAL, {left} starts left")), "{said}");
+    machine.cut_power().unwrap();
+}
+
 /// Catches: a box that does not start, that nobody can log in to, or that scans nothing, because its settings
 /// cannot be read; and settings that are lost by less than that.
 #[test]
@@ -65,6 +91,21 @@ fn without_its_settings_the_box_starts_with_those_of_a_new_one() {
     assert!(!said.contains("192.0.2.7/24"), "{said}");
     let said = intercepting(&mut machine);
     assert!(said.contains("PASS state: /dev/vda3"), "{said}");
+    machine.cut_power().unwrap();
+}
+
+/// Catches: a box whose time is before its own certificates because its clock's battery is empty.
+#[test]
+fn a_clock_at_1970_is_set_to_no_earlier_than_the_image() {
+    let bench = Bench::new().unwrap();
+    let system = System::new(&bench.released, bench.build()).with_shell();
+    bench.replace_system(&system.uki().unwrap()).unwrap();
+    let clock = Some("1970-01-01T00:00:00".to_owned());
+    let (mut machine, _) = started(&bench, &Fittings { clock, ..Fittings::default() });
+    intercepting(&mut machine);
+    let seconds: u64 = machine.shell("$b date +%s").unwrap().trim().parse().unwrap();
+    let built_at = bench.released.manifest.built_at;
+    assert!((built_at..built_at + 86_400).contains(&seconds), "{seconds}, built at {built_at}");
     machine.cut_power().unwrap();
 }
 

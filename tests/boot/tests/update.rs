@@ -146,3 +146,17 @@ fn a_system_that_panics_goes_back() {
     machine.cut_power().unwrap();
     assert_eq!(bench.slot_names().unwrap(), [good(bench.build()), failed(bench.build() + 1)]);
 }
+
+/// Catches: a watchdog that is not armed, or that is fed by something else than PID 1's own loop.
+#[test]
+fn a_system_whose_pid_1_hangs_goes_back() {
+    let bench = Bench::new().unwrap();
+    // PID 1 stands still, the kernel does not.
+    let system = System::new(&bench.released, bench.build() + 1).at_start(
+        "g=/sys/fs/cgroup/frozen\n$b mkdir $g\necho 1 >$g/cgroup.procs\necho 1 >$g/cgroup.freeze\n\
+         until $b grep -q 'frozen 1' $g/cgroup.events; do $b sleep 1; done\necho PID 1 hangs",
+    );
+    let machine = goes_back(&bench, &system, "PID 1 hangs");
+    machine.cut_power().unwrap();
+    assert_eq!(bench.slot_names().unwrap(), [good(bench.build()), failed(bench.build() + 1)]);
+}
