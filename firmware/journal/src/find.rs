@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::Path;
 
+use serde::de::IgnoredAny;
 use telemetry::harmless;
 
 use crate::entry::{LINE_BYTES_MAX, TEXT_BYTES_MAX};
@@ -92,13 +93,14 @@ pub fn latest(folder: &Path, mails_max: usize) -> Result<Vec<Entry>, JournalErro
     Ok(entries)
 }
 
-/// The last lines with something in them, oldest first; which of them are entries is not looked at, so
-/// that a file of many mails costs no more than its reading.
+/// The last whole lines, oldest first. What is in them is not kept, so that a file of many mails costs little
+/// more than its reading.
 fn last_lines(mut lines: impl BufRead, lines_max: usize) -> io::Result<VecDeque<Vec<u8>>> {
     let mut last = VecDeque::with_capacity(lines_max);
     let mut line = Vec::new();
     while next_line(&mut lines, &mut line)? {
-        if line.trim_ascii().is_empty() {
+        // A torn one takes nobody's place.
+        if serde_json::from_slice::<IgnoredAny>(&line).is_err() {
             continue;
         }
         // The oldest one's memory is taken for the newest.

@@ -62,14 +62,14 @@ fn the_last_mails_are_those_of_the_newest_files() {
     };
     assert_eq!(numbers(3), [59, 58, 57]);
     assert_eq!(numbers(25), (35..60).rev().collect::<Vec<_>>());
-    assert_eq!(numbers(0), []);
+    assert!(numbers(0).is_empty());
     // A line that a power cut tore is none.
     let (_, newest) = files(folder.path()).unwrap().pop().unwrap();
     let mut text = std::fs::read(&newest).unwrap();
     text.truncate(text.len() - 9);
     std::fs::write(&newest, text).unwrap();
-    assert_eq!(numbers(3), [58, 57]);
-    assert_eq!(latest(&folder.path().join("none"), 3).unwrap(), []);
+    assert_eq!(numbers(3), [58, 57, 56]);
+    assert!(latest(&folder.path().join("none"), 3).unwrap().is_empty());
 }
 
 #[test]
