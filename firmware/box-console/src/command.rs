@@ -102,10 +102,14 @@ pub enum Command {
     Resume,
     /// What happened to a mail.
     Mail(String),
-    /// Installs a bundle.
+    /// Installs a bundle: a file, `usb:NAME`, or an address.
     Update(String),
+    /// Which bundles are on the stick.
+    Bundles,
     /// What is installed.
     Slots,
+    /// Goes back to the other slot.
+    SwitchSlot,
     /// The support bundle.
     Support {
         /// To a stick, and not over this line.
@@ -125,6 +129,18 @@ pub enum Command {
     Help,
     /// Locks the console.
     Exit,
+}
+
+impl Command {
+    /// Who may, where that is not the same for all that the command can do.
+    #[must_use]
+    pub fn rights(&self, spec: &Spec) -> Rights {
+        match self {
+            // The other build may have faults that are known by now.
+            Self::SwitchSlot => Rights::Full,
+            _ => spec.rights,
+        }
+    }
 }
 
 /// A host and a port.
@@ -350,18 +366,30 @@ pub const COMMANDS: &[Spec] = &[
     spec(
         "update",
         "installs a bundle",
-        &[must("FILE", "File, as in usb:avr-12.bundle")],
-        "installs a bundle, of a USB stick as usb:NAME, into the other slot",
+        &[must("usb|usb:NAME|URL|FILE", "usb (what is on the stick), usb:NAME, address or file")],
+        "installs a bundle into the other slot; usb alone lists those of the stick",
         Rights::Full,
-        |w| file(word(w, 0)).map(Command::Update),
+        |w| match word(w, 0) {
+            "usb" | "usb:" => Ok(Command::Bundles),
+            word => file(word).map(Command::Update),
+        },
     ),
     spec(
         "slots",
         "what is installed",
-        &[],
-        "what is installed, and what runs",
+        &[Parameter {
+            name: "switch",
+            question: "switch, to go back to the other one (Enter: show them)",
+            optional: true,
+            choices: &["switch"],
+        }],
+        "what is installed, runs, is on trial; switch: goes back to the other",
         Rights::Repair,
-        |_| Ok(Command::Slots),
+        |w| match word(w, 0) {
+            "" => Ok(Command::Slots),
+            "switch" => Ok(Command::SwitchSlot),
+            other => Err(format!("\"{other}\" is not switch")),
+        },
     ),
     spec(
         "support",
@@ -705,6 +733,19 @@ mod tests {
     }
 
     #[test]
+    fn updates_come_from_sticks_files_and_addresses() {
+        assert_eq!(command("update usb"), Command::Bundles);
+        for source in ["usb:a.update.tar", "/data/a.update.tar", "http://192.0.2.1/a.update.tar"] {
+            assert_eq!(command(&format!("update {source}")), Command::Update(source.to_owned()));
+        }
+        assert_eq!(
+            (command("slots"), command("slots switch")),
+            (Command::Slots, Command::SwitchSlot)
+        );
+        assert_eq!(complete("slots s").0, "witch ");
+    }
+
+    #[test]
     fn what_cannot_be_done_is_said_with_what_can() {
         for (line, says) in [
             ("fly", "there is no command \"fly\""),
@@ -722,6 +763,7 @@ mod tests {
             ("capture eth0", "is no interface"),
             ("capture lan0 port", "port"),
             ("update ../x", "is no file"),
+            ("slots swich", "is not switch"),
             ("mail --config=/x", "no mail's number"),
         ] {
             let problem = read(line).unwrap_err();

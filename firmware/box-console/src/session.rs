@@ -439,7 +439,7 @@ impl Session {
     }
 
     fn obey(&mut self, spec: &Spec, command: Command) {
-        if spec.rights > self.rights {
+        if command.rights(spec) > self.rights {
             return self.not_allowed();
         }
         let question = match &command {
@@ -479,6 +479,9 @@ impl Session {
             }
             Command::Update(_) => {
                 "The update goes into the other slot, which is used at the next start."
+            }
+            Command::SwitchSlot => {
+                "The build that runs is marked bad, and the other one starts from the next start on."
             }
             Command::Addresses(AddressOrder::Dhcp | AddressOrder::Static { .. }) => {
                 "The box's addresses change; they go back after 3 minutes unless confirmed."

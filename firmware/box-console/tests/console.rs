@@ -70,8 +70,10 @@ mod tests {
         answered("16", "are scanned");
         answered("17\r4f2a91", "avr says: trace --config");
         answered("18\r/x.bundle\ryes", "avr says: update -- /x.bundle");
+        answered("update http://192.0.2.1/x.update.tar\ryes", " http://192.0.2.1/x.update.tar");
+        answered("update usb", "no USB stick is plugged in");
         answered("18\rusb:x.bundle\ryes", "FAIL no USB stick is plugged in");
-        answered("19", "avr slots is not in this version");
+        answered("19\r", "avr slots is not in this version");
         answered("20\rusb", "FAIL no USB stick is plugged in");
         answered("22\r02005e100003", "OK done");
         answered("22\r", "Nothing is done");

@@ -21,6 +21,8 @@ const PING_MAX: Duration = Duration::from_secs(20);
 const TRACE_MAX: Duration = Duration::from_secs(90);
 const MAIL_MAX: Duration = Duration::from_secs(30);
 const UPDATE_MAX: Duration = Duration::from_secs(600);
+/// The same with a bundle that has to be fetched first, over a slow line; what has come is gone on behind.
+const FETCH_MAX: Duration = Duration::from_secs(4 * 3600);
 /// Between two screens of `live`.
 const LIVE_STEP: Duration = Duration::from_secs(1);
 
@@ -188,6 +190,12 @@ fn obey(command: &Command, options: &Options, reporter: &Reporter) -> Result<(),
             reporter.lines(report::slots(&ask::status(&options.init, ask::ORDER_WAIT)?));
             avr(options, reporter, MAIL_MAX, &["slots"])
         }
+        Command::SwitchSlot => avr(options, reporter, MAIL_MAX, &["slots", "switch"]),
+        Command::Bundles => {
+            let stick = stick::Stick::mount(options, false)?;
+            reporter.lines(stick::bundles(stick.folder())?);
+            Ok(())
+        }
         Command::Support { stick } => bundle::run(*stick, options, reporter),
         Command::Reboot => order(options, reporter, &Request::Reboot),
         Command::Poweroff => order(options, reporter, &Request::Poweroff),
@@ -266,6 +274,11 @@ fn avr(
 }
 
 fn update(file: &str, options: &Options, reporter: &Reporter) -> Result<(), String> {
+    if file.starts_with("http://") || file.starts_with("https://") {
+        let config = options.state.join("config/box.toml");
+        let config = config.to_string_lossy();
+        return avr(options, reporter, FETCH_MAX, &["update", "--config", &config, "--", file]);
+    }
     let Some(name) = file.strip_prefix("usb:") else {
         return avr(options, reporter, UPDATE_MAX, &["update", "--", file]);
     };

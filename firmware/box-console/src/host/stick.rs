@@ -11,7 +11,13 @@ use crate::Options;
 /// File systems that sticks come with and the kernel has.
 const KINDS: &[&str] = &["vfat", "ext4"];
 
-/// A mounted stick.
+/// What the names of bundles end with.
+const BUNDLE_ENDING: &str = ".update.tar";
+/// Most files of a stick that are looked at.
+const ENTRIES_MAX: usize = 1000;
+
+/// A mounted stick. Its file system is read by the kernel, which a stick made for that may deceive: that is
+/// the risk of plugging one in. Nothing on it is run, is a device, or has a right.
 pub(crate) struct Stick {
     folder: PathBuf,
 }
@@ -56,6 +62,27 @@ impl Drop for Stick {
         // Of one that was only read; what was written is let go by `finish`.
         let _ = umount(&self.folder);
     }
+}
+
+/// What there is to install in a folder, for a person.
+pub(crate) fn bundles(folder: &Path) -> Result<Vec<String>, String> {
+    let read = |error: io::Error| format!("look at what is on the stick: {error}");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(read)?.take(ENTRIES_MAX) {
+        let entry = entry.map_err(read)?;
+        let about = entry.metadata().map_err(read)?;
+        if let Ok(name) = entry.file_name().into_string()
+            && about.is_file()
+            && name.ends_with(BUNDLE_ENDING)
+        {
+            found.push(format!("update usb:{name}   ({} KiB)", about.len().div_ceil(1024)));
+        }
+    }
+    found.sort();
+    if found.is_empty() {
+        return Err(format!("the stick's top folder has no bundle (a file *{BUNDLE_ENDING})"));
+    }
+    Ok(found)
 }
 
 /// The device of the one USB disk of which nothing is mounted: its first partition, or itself.
@@ -115,6 +142,21 @@ mod tests {
             symlink(&device, folder.path().join("block").join(disk)).unwrap();
         }
         folder
+    }
+
+    #[test]
+    fn bundles_are_listed_as_they_are_typed() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(bundles(folder.path()).unwrap_err().contains("has no bundle"));
+        for name in ["b.update.tar", "a.update.tar", "photo.jpg"] {
+            fs::write(folder.path().join(name), [0; 1500]).unwrap();
+        }
+        fs::create_dir(folder.path().join("c.update.tar")).unwrap();
+        symlink("/etc/passwd", folder.path().join("d.update.tar")).unwrap();
+        assert_eq!(
+            bundles(folder.path()).unwrap(),
+            ["update usb:a.update.tar   (2 KiB)", "update usb:b.update.tar   (2 KiB)"]
+        );
     }
 
     #[test]
