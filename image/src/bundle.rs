@@ -70,8 +70,7 @@ pub fn write(
     fs::rename(&new, to).step(step)
 }
 
-/// What minisign writes. Both comments are given, or it would put the time in: a signature itself is the
-/// same for the same bytes.
+/// What minisign writes.
 fn signature(
     manifest: &Manifest,
     text: &str,
@@ -82,10 +81,24 @@ fn signature(
     let (file, signature) = (folder.join(MANIFEST_FILE), folder.join(SIGNATURE_FILE));
     fs::write(&file, text).step(step)?;
     let Manifest { product, board, version, build, .. } = manifest;
+    let trusted = format!("{product} {board} {version}, build {build}");
+    minisign(key, &file, &signature, &format!("{product} update"), &trusted)?;
+    fs::read(&signature).step(step)
+}
+
+/// Has minisign sign a file. Both comments are given, or it would put the time in: a signature itself is
+/// the same for the same bytes.
+pub(crate) fn minisign(
+    key: &Path,
+    file: &Path,
+    signature: &Path,
+    comment: &str,
+    trusted: &str,
+) -> Result<(), ImageError> {
+    let step = || format!("signing the update with {}", key.display());
     let mut minisign = Command::new("minisign");
-    minisign.arg("-S").arg("-s").arg(key).arg("-m").arg(&file).arg("-x").arg(&signature);
-    minisign.args(["-c", &format!("{product} update")]);
-    minisign.args(["-t", &format!("{product} {board} {version}, build {build}")]);
+    minisign.arg("-S").arg("-s").arg(key).arg("-m").arg(file).arg("-x").arg(signature);
+    minisign.args(["-c", comment, "-t", trusted]);
     // With this terminal: it may ask for a password, and says itself what is wrong.
     let status = minisign
         .status()
@@ -93,5 +106,5 @@ fn signature(
     if !status.success() {
         return Err(ImageError::Program { step: step(), complaint: format!("minisign: {status}") });
     }
-    fs::read(&signature).step(step)
+    Ok(())
 }

@@ -11,9 +11,10 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use board::Board;
+use box_update::rollout::{INDEX_FILE, Offer};
 use clap::{Args, Parser, Subcommand};
 use image::debian::Wanted;
-use image::{LEVEL, Options, Release, Signing, build, qemu, update};
+use image::{LEVEL, Options, Release, Signing, build, index, qemu, update};
 
 /// Builds the box's disk images.
 #[derive(Debug, Parser)]
@@ -43,6 +44,17 @@ enum Verb {
     },
     /// How long an image takes to start in QEMU, as seen at its two ports.
     Measure(measure::MeasureArgs),
+    /// Writes and signs the index of updates of a folder, which any web server can serve to a fleet.
+    Index {
+        /// The folder, with the bundles in it.
+        folder: PathBuf,
+        /// A bundle of the folder, and the percentage of its boards' boxes that take it by themselves.
+        #[arg(long = "offer", value_name = "FILE=PERCENT", value_parser = share)]
+        offers: Vec<(String, u8)>,
+        /// Secret key of minisign, of the pair that signs bundles.
+        #[arg(long, value_name = "SECRET_KEY_FILE")]
+        sign: PathBuf,
+    },
     /// Starts an image in QEMU; Ctrl-A X ends it.
     Qemu {
         /// Which board.
@@ -124,6 +136,15 @@ impl Cli {
                 fs::write(&path, update::to_text(&lock))
                     .with_context(|| format!("writing {}", path.display()))
             }
+            Verb::Index { folder, offers, sign } => {
+                let written = index::write(&folder, &offers, &sign, now_s())?;
+                let mut out = io::stdout().lock();
+                for offer in &written.offers {
+                    let Offer { board, version, build, percent, .. } = offer;
+                    writeln!(out, "{percent:3} percent of {board} take build {build} ({version})")?;
+                }
+                Ok(writeln!(out, "{} is written and signed", folder.join(INDEX_FILE).display())?)
+            }
             Verb::Qemu { board, image, scratch, tap, mac, keep, accel } => {
                 let board = Board::from_folder(&self.tree.join("board"), &board)?;
                 let (disk, variables) = (scratch.join("disk.img"), scratch.join("variables.fd"));
@@ -195,6 +216,21 @@ impl BuildArgs {
 fn mib(bytes: u64) -> String {
     let tenths = bytes * 10 / (1024 * 1024);
     format!("{:3}.{} MiB", tenths / 10, tenths % 10)
+}
+
+/// A bundle's name, and a share in percent.
+fn share(text: &str) -> Result<(String, u8), String> {
+    let (file, percent) = text.rsplit_once('=').ok_or("write FILE=PERCENT")?;
+    let percent = percent.parse().ok().filter(|&percent| percent <= 100);
+    Ok((file.to_owned(), percent.ok_or("PERCENT is a number from 0 to 100")?))
+}
+
+/// Seconds since 1970 UTC.
+#[allow(clippy::disallowed_methods, reason = "an index says when it was written, unlike an image")]
+fn now_s() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 fn pair(text: &str) -> Result<(PathBuf, String), String> {

@@ -71,6 +71,7 @@ use wire::ticket::TicketKeyError;
 use wire::{Bye, Protocol, SessionId};
 
 pub use direct::connect_directly;
+pub use dns::lookup_host;
 #[doc(hidden)]
 pub use dns::read_dns_answer;
 pub use limits::Timing;

@@ -333,30 +333,43 @@ fn check(
     record: &Record,
     facts: &Facts,
 ) -> Result<(), InstallError> {
+    let running = match slots.running(&facts.loader)? {
+        Running::Slot(slot) => Some(slot.build().max(facts.build)),
+        // It is put beside slots by hand, and may be newer than they are.
+        Running::Recovery => None,
+    };
+    Ok(admit(manifest, record, facts, running)?)
+}
+
+/// Whether a box takes what a manifest describes, as far as that is known without its slots: asked before
+/// a whole bundle is fetched. `running` is the build that it has to be newer than, if any.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn admit(
+    manifest: &Manifest,
+    record: &Record,
+    facts: &Facts,
+    running: Option<u32>,
+) -> Result<(), Refusal> {
     let full = |board: &str, arch: Arch| format!("{board} ({})", arch.name());
     if manifest.product != facts.product {
         let (theirs, ours) = (manifest.product.clone(), facts.product.clone());
-        return Err(Refusal::Product { theirs, ours }.into());
+        return Err(Refusal::Product { theirs, ours });
     }
     if (&manifest.board, manifest.arch) != (&facts.board, facts.arch) {
         let theirs = full(&manifest.board, manifest.arch);
-        return Err(Refusal::Board { theirs, ours: full(&facts.board, facts.arch) }.into());
+        return Err(Refusal::Board { theirs, ours: full(&facts.board, facts.arch) });
     }
     let new = manifest.build.get();
     if new < record.floor {
-        return Err(Refusal::UnderFloor { new, floor: record.floor }.into());
+        return Err(Refusal::UnderFloor { new, floor: record.floor });
     }
-    // Recovery is put beside slots by hand, and may be newer than they are.
-    if let Running::Slot(slot) = slots.running(&facts.loader)? {
-        let running = slot.build().max(facts.build);
-        if new <= running {
-            return Err(Refusal::NotNewer { new, running }.into());
-        }
+    if let Some(running) = running.filter(|&running| new <= running) {
+        return Err(Refusal::NotNewer { new, running });
     }
     match record.failure(&manifest.uki.sha256) {
-        Some(failed) => {
-            Err(Refusal::FailedBefore { build: failed.build, why: failed.why.clone() }.into())
-        }
+        Some(failed) => Err(Refusal::FailedBefore { build: failed.build, why: failed.why.clone() }),
         None => Ok(()),
     }
 }

@@ -35,28 +35,24 @@ pub struct KeysError(&'static str);
 pub enum SignatureError {
     /// It is none.
     #[error(
-        "the bundle's signature is none of minisign ({0}): fetch the bundle again, and if it stays so, \
+        "the signature is none of minisign ({0}): fetch it again, and if it stays so, \
          have it signed again"
     )]
     Unreadable(String),
     /// It is of the older kind, without the digest in between.
-    #[error(
-        "the bundle's signature is of minisign's older kind: have it signed by minisign 0.11 or later"
-    )]
+    #[error("the signature is of minisign's older kind: have it signed by minisign 0.11 or later")]
     Legacy,
     /// Some other key made it.
     #[error(
-        "the bundle is signed with a key that this system does not know: take one that was made for this \
+        "it is signed with a key that this system does not know: take one that was made for this \
          product"
     )]
     UnknownKey,
     /// A key made it that everybody has.
-    #[error(
-        "the bundle is signed with a development key, which a release does not take: take a release"
-    )]
+    #[error("it is signed with a development key, which a release does not take: take a release")]
     DevelopmentKey,
     /// A known key's name, and not its signature.
-    #[error("the bundle's manifest is not what was signed: fetch the bundle again")]
+    #[error("this is not what was signed: fetch it again")]
     Wrong,
 }
 

@@ -17,7 +17,7 @@ pub const MANIFEST_BYTES_MAX: u64 = 8 * 1024;
 pub const UKI_BYTES_MAX: u64 = 120 * 1024 * 1024;
 
 /// Longest name of a product, board or version, in bytes.
-const NAME_BYTES_MAX: usize = 40;
+pub(crate) const NAME_BYTES_MAX: usize = 40;
 
 /// Longest commit, in bytes: SHA-256 in hexadecimal digits.
 const COMMIT_BYTES_MAX: usize = 64;

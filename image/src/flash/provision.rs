@@ -69,6 +69,11 @@ pub struct Fleet {
     pub ca: PathBuf,
     /// `ticket.pub` of `avr-auther init`.
     pub ticket_key: PathBuf,
+    /// Folder on a web server with the fleet's index of updates, as in
+    /// `https://updates.example.net/avr/`. Without it boxes are updated by hand.
+    pub updates: Option<String>,
+    /// Where that is `https://`: PEM file of the authority that has signed the server's certificate.
+    pub updates_ca: Option<PathBuf>,
 }
 
 /// A MAC address.
@@ -123,7 +128,9 @@ impl Provision {
         }
         let folder = path.parent().unwrap_or(Path::new("."));
         let fleet = this.fleet.as_mut();
-        let files = fleet.into_iter().flat_map(|it| [&mut it.ca, &mut it.ticket_key]);
+        let files = fleet
+            .into_iter()
+            .flat_map(|it| [&mut it.ca, &mut it.ticket_key].into_iter().chain(&mut it.updates_ca));
         for file in files.chain(&mut this.secret_file) {
             *file = folder.join(&*file);
         }
@@ -185,6 +192,10 @@ impl Provision {
             files.push(file("config/fleet/fleet-ca.pem", ca));
             let key = pem(&fleet.ticket_key, "PUBLIC KEY", "ticket.pub")?;
             files.push(file("config/fleet/ticket.pub", key));
+            if let Some(path) = &fleet.updates_ca {
+                let ca = pem(path, "CERTIFICATE", "authority for updates")?;
+                files.push(file("config/fleet/updates-ca.pem", ca));
+            }
         }
         if !self.serial.is_empty() {
             files.push(file("config/serial", format!("{}\n", self.serial)));
@@ -204,11 +215,17 @@ impl Provision {
             ]);
             let domain = Value::String(fleet.domain.clone());
             let relay = Table::from_iter([("domain".to_owned(), domain)]);
-            let fleet = Table::from_iter([
+            let mut over = Table::from_iter([
                 ("identity".to_owned(), Value::Table(identity)),
                 ("relay".to_owned(), Value::Table(relay)),
             ]);
-            merge(&mut settings, &fleet);
+            let url = fleet.updates.clone().map(|url| ("url".to_owned(), Value::String(url)));
+            let ca = fleet.updates_ca.as_ref().map(|_| ("ca".to_owned(), path("updates-ca.pem")));
+            let updates = Table::from_iter(url.into_iter().chain(ca));
+            if !updates.is_empty() {
+                over.insert("updates".to_owned(), Value::Table(updates));
+            }
+            merge(&mut settings, &over);
         }
         settings
     }
@@ -235,6 +252,12 @@ impl Provision {
         {
             put(identity, &fleet.ca, "fleet_ca");
             put(identity, &fleet.ticket_key, "ticket_key");
+        }
+        if let (Some(ca), Some(Value::Table(updates))) = (
+            self.fleet.as_ref().and_then(|fleet| fleet.updates_ca.as_ref()),
+            settings.get_mut("updates"),
+        ) {
+            put(updates, ca, "ca");
         }
         let text = toml::to_string(&settings).map_err(|error| {
             ImageError::Wrong(format!("the gateway's settings cannot be written: {error}"))
@@ -366,6 +389,23 @@ use = "direct"
         assert_eq!(gateway["route"][0]["port"].as_integer(), Some(587));
         assert!(file("config/fleet/ticket.pub").contains("PUBLIC KEY"));
         assert_eq!(file("config/serial"), "AVR-0007\n");
+    }
+
+    #[test]
+    fn a_fleet_says_where_its_updates_are() {
+        let fleet = "ticket_key = \"ticket.pub\"\nupdates = \"https://u.example.net/avr/\"\n\
+                     updates_ca = \"fleet-ca.pem\"\n";
+        let text = GOOD.replace("ticket_key = \"ticket.pub\"\n", fleet);
+        let text = text + "[box.updates]\nrestart = \"17:00-20:00\"\n";
+        let (_folder, provision) = load(&text).unwrap();
+        let files = provision.files().unwrap();
+        let ca = files.iter().find(|file| file.path == "config/fleet/updates-ca.pem").unwrap();
+        assert!(ca.contents.contains("CERTIFICATE"));
+        let gateway: Table = files[0].contents.parse().unwrap();
+        let updates = &gateway["updates"];
+        assert_eq!(updates["url"].as_str(), Some("https://u.example.net/avr/"));
+        assert_eq!(updates["ca"].as_str(), Some("/state/config/fleet/updates-ca.pem"));
+        assert_eq!(updates["restart"].as_str(), Some("17:00-20:00"));
     }
 
     #[test]

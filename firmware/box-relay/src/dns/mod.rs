@@ -93,6 +93,20 @@ pub(crate) async fn lookup(
     }
 }
 
+/// Addresses of any host, asked of these resolvers or, where there are none, of those of
+/// `/etc/resolv.conf`; how long that may take is as for the sites.
+///
+/// # Errors
+///
+/// If neither family gave an address, says why for the last resolver asked.
+pub async fn lookup_host(
+    name: &str,
+    resolvers: &[SocketAddr],
+) -> Result<Vec<IpAddr>, impl std::error::Error + Send + Sync + 'static> {
+    let resolvers = self::resolvers(resolvers, Path::new("/etc/resolv.conf"));
+    lookup(name, &resolvers, &Timing::default()).await.map(|answer| answer.addresses)
+}
+
 /// The other family's outcome; none if it takes too long and the first gave addresses.
 async fn second(
     first: &Result<Answer, LookupError>,
