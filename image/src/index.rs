@@ -97,5 +97,7 @@ fn read(path: &Path, keys: &Keys) -> std::io::Result<(Manifest, u64)> {
     let bytes = reader.position();
     reader.finish().map_err(other)?;
     // A whole one has a manifest.
-    found.map(|manifest| (manifest, bytes)).ok_or_else(|| other("it has no manifest"))
+    found
+        .map(|manifest| (manifest, bytes))
+        .ok_or_else(|| std::io::Error::other("it has no manifest"))
 }

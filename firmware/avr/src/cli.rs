@@ -19,6 +19,7 @@ use crate::control::{self, Request};
 use crate::page::PageArgs;
 use crate::settings::{DEFAULT_CONTROL, DEFAULT_PATH, Settings};
 use crate::update::{SlotsArgs, UpdateArgs};
+use crate::updates::UpdatesArgs;
 
 /// Mail gateway: takes SMTP and POP3 off the bridge, scans it, carries it through a relay site.
 #[derive(Debug, Parser)]
@@ -84,6 +85,8 @@ enum Verb {
     /// Install an update of the system: verified, beside the one that runs, and on trial from the next
     /// start on.
     Update(UpdateArgs),
+    /// Look for updates where the settings say, again and again; PID 1 starts it.
+    Updates(UpdatesArgs),
     /// Show which systems are installed: what runs, what is on trial, what is good, what failed.
     Slots(SlotsArgs),
     /// Serve the page on the box's own address.
@@ -241,6 +244,7 @@ impl Arguments {
                 Ok(())
             }
             Verb::Update(args) => args.execute(),
+            Verb::Updates(args) => args.execute(),
             Verb::Slots(args) => args.execute(),
             Verb::Page(args) => args.execute(),
             Verb::Config(ConfigVerb::Check(file)) => {
@@ -311,6 +315,9 @@ mod tests {
             &["status", "--json", "--control", "control.sock"],
             &["update", "--", "avr-qemu-x86_64-0.2.0.update.tar"],
             &["update", "--restart", "a.tar"],
+            &["update", "--ca", "ca.pem", "https://updates.example.net/a.tar"],
+            &["updates", "--config", "avr.toml"],
+            &["updates", "--once"],
             &["slots"],
             &["slots", "--json"],
             &["slots", "switch", "--restart"],

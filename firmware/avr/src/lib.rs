@@ -2,7 +2,7 @@
 //!
 //! `avr run` is [`gateway::run`]; `avr listen` is [`listen::serve`]; what an operator types is in
 //! [`cli`], and asks either the daemon ([`control`]) or what it has kept ([`kept`]; the commands
-//! are in the crate `records`), or is about the system itself (`update`). Everything about mail is in `mail` and `scan`, everything about frames in `box-net` and `box-stack`,
+//! are in the crate `records`), or is about the system itself (`update`; `updates` looks for them by itself, as a process of its own). Everything about mail is in `mail` and `scan`, everything about frames in `box-net` and `box-stack`,
 //! everything about sites in `box-relay`; this crate only joins them. Must not depend on anything
 //! under `services/`.
 #![forbid(unsafe_code)]
@@ -10,6 +10,7 @@
 pub mod cli;
 pub mod control;
 pub mod counters;
+mod fetch;
 pub mod gateway;
 pub mod identity;
 pub mod intercept;
@@ -21,6 +22,7 @@ pub mod settings;
 pub mod snooze;
 pub mod status;
 mod update;
+mod updates;
 
 /// A fresh session number from the operating system's random source.
 fn session_id() -> anyhow::Result<wire::SessionId> {

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use box_fetch::Url;
+use box_fetch::schedule::Window;
 use box_relay::limits::WARM_LINKS_MAX;
 use config::{ConfigError, Document};
 use journal::settings::JournalSettings;
@@ -18,6 +20,8 @@ use crate::routes::{Route, Routes, Rule};
 pub const DEFAULT_PATH: &str = "/etc/avr/avr.toml";
 /// Where the daemon's control socket is by default.
 pub const DEFAULT_CONTROL: &str = "/run/avr/control.sock";
+/// The longest time between two looks for updates, in hours.
+pub const INTERVAL_HOURS_MAX: u64 = 168;
 
 /// The file as written.
 #[derive(Debug, Clone, Deserialize)]
@@ -41,6 +45,8 @@ pub struct Settings {
     /// A line for every mail.
     #[serde(default)]
     pub journal: JournalSettings,
+    /// Where updates come from by themselves. Without the table, only by hand.
+    pub updates: Option<Updates>,
     /// Path of the control socket that `avr status` and `avr snooze` ask. Default
     /// `/run/avr/control.sock`.
     #[serde(default = "default_control")]
@@ -104,6 +110,64 @@ pub struct Relay {
     pub warm_links: usize,
 }
 
+/// See [`Settings::updates`].
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Updates {
+    /// Folder on a web server with `index.toml` and the bundles it names, as in
+    /// `https://updates.example.net/avr/`; `http://` will do, since what counts is the signature.
+    pub url: String,
+    /// For `https://`: PEM file of the authority that has signed the server's certificate.
+    pub ca: Option<PathBuf>,
+    /// How often is looked, in hours, 1 to 168. Default 6.
+    #[serde(default = "default_interval_hours")]
+    pub interval_hours: u64,
+    /// When the box may start anew for an update that is installed: a time of the day in UTC, as in
+    /// `"17:00-20:00"`. It costs the office some 20 seconds. Default: never by itself.
+    pub restart: Option<Window>,
+}
+
+impl Updates {
+    /// Where the index is, relative to which its bundles are.
+    ///
+    /// # Errors
+    ///
+    /// The address is none.
+    pub fn folder(&self) -> Result<Url, box_fetch::UrlError> {
+        self.url.parse()
+    }
+
+    fn check(&self, document: &Document) -> Result<(), ConfigError> {
+        let wrong = |key: &str, problem: String, remedy: &str| {
+            Err(document.invalid(
+                &format!("updates.{key}"),
+                format!("`updates.{key}`: {problem}"),
+                remedy,
+            ))
+        };
+        let example = "write the folder's address, as in \"https://updates.example.net/avr/\"";
+        let url = match self.folder() {
+            Ok(url) if url.request_target().ends_with('/') => url,
+            Ok(_) => return wrong("url", "it does not end with a slash".to_owned(), example),
+            Err(error) => return wrong("url", error.to_string(), example),
+        };
+        if url.is_secure() && self.ca.is_none() {
+            let remedy =
+                "write updates.ca = \"/state/config/fleet/updates-ca.pem\", or http:// in url";
+            return wrong("url", "https:// needs an authority to believe".to_owned(), remedy);
+        }
+        if !(1..=INTERVAL_HOURS_MAX).contains(&self.interval_hours) {
+            let remedy = format!("write a number from 1 to {INTERVAL_HOURS_MAX} instead");
+            return wrong(
+                "interval_hours",
+                format!("{} is out of range", self.interval_hours),
+                &remedy,
+            );
+        }
+        Ok(())
+    }
+}
+
 impl Settings {
     /// Reads and checks a file.
     ///
@@ -140,6 +204,12 @@ impl Settings {
                 |error: &dyn std::error::Error| unusable("fleet_ca", path, error, "fleet-ca.pem");
             let pem = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
             FleetRoots::from_pem(&pem).map_err(|error| wrong(&error))?;
+        }
+        if let Some(path) = settings.updates.as_ref().and_then(|updates| updates.ca.as_ref()) {
+            crate::fetch::trust(path).map_err(|error| {
+                let problem = format!("`updates.ca`: cannot use {}: {error:#}", path.display());
+                document.invalid("updates.ca", problem, "write the path of an authority's PEM file")
+            })?;
         }
         if let Some(path) = &settings.identity.ticket_key {
             let wrong =
@@ -199,6 +269,9 @@ impl Settings {
                 "write the ports of mail instead, as in smtp = [25, 587, 2525]",
             ));
         }
+        if let Some(updates) = &self.updates {
+            updates.check(document)?;
+        }
         let Some(relay) = &self.relay else { return Ok(()) };
         for (path, key, file) in [
             (&self.identity.fleet_ca, "fleet_ca", "fleet-ca.pem"),
@@ -256,6 +329,10 @@ fn default_auther_port() -> u16 {
 
 fn default_warm_links() -> usize {
     1
+}
+
+fn default_interval_hours() -> u64 {
+    6
 }
 
 #[cfg(test)]
@@ -388,6 +465,31 @@ clamd = ["unix:/run/clamav/clamd.ctl"]
         assert!(error.starts_with("avr.toml:21: `quarantine.days_max`: "), "{error}");
         let error = wrong("[scan]", "[journal]\nbytes = 1\n\n[scan]");
         assert!(error.starts_with("avr.toml:21: unknown key `bytes` in [journal]; "), "{error}");
+        for (table, line, told) in [
+            (
+                "url = \"http://a/b\"",
+                22,
+                "`updates.url`: it does not end with a slash; write the folder's",
+            ),
+            ("url = \"a\"", 22, "`updates.url`: the address has no http://"),
+            (
+                "url = \"https://a/\"",
+                22,
+                "https:// needs an authority to believe; write updates.ca",
+            ),
+            (
+                "url = \"http://a/\"\ninterval_hours = 0",
+                23,
+                "0 is out of range; write a number from 1 to",
+            ),
+            ("url = \"http://a/\"\nrestart = \"night\"", 23, "\"night\" is no time of the day"),
+        ] {
+            let error = wrong("[scan]", &format!("[updates]\n{table}\n\n[scan]"));
+            assert!(
+                error.starts_with(&format!("avr.toml:{line}: ")) && error.contains(told),
+                "{error}"
+            );
+        }
         let error = wrong("wan = \"wan0\"", "wann = \"wan0\"");
         assert!(error.starts_with("avr.toml:4: ") && error.contains("wan"), "{error}");
         let error = wrong("use = \"direct\"", "use = \"driect\"");

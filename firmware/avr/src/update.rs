@@ -1,4 +1,4 @@
-//! `avr update` and `avr slots`: the steps are those of the crate `box-update`; here they get the
+//! `avr update` and `avr slots`: a bundle is a file, or comes from a web server to DATA first. The steps are those of the crate `box-update`; here they get the
 //! partition, mounted, and what PID 1 says of it.
 //!
 //! The partition is mounted in a namespace of this process alone, so it is let go of however that ends. PID 1 is asked in plain JSON, as any program would: what it
@@ -13,15 +13,19 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use board::Arch;
+use box_fetch::State;
 use box_update::install::{self, Facts, install};
 use box_update::record::{self, FileStore, Record, Store as _};
-use box_update::slots::{Loader, Running, Slots, Trust};
-use box_update::{Keys, Mounted};
+use box_update::slots::{Loader, Running, Slot, Slots, Trust};
+use box_update::{Keys, Manifest, Mounted};
+use journal::Timestamp;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
+
+use crate::fetch::{self, Source};
 
 /// How long PID 1 may take for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
@@ -39,8 +43,11 @@ const MIB: u64 = 1024 * 1024;
 /// Installs an update.
 #[derive(Debug, clap::Args)]
 pub(crate) struct UpdateArgs {
-    /// The bundle, avr-BOARD-VERSION.update.tar.
-    file: PathBuf,
+    /// The bundle, avr-BOARD-VERSION.update.tar: a file, or its address, http:// or https://.
+    #[arg(value_name = "FILE|URL")]
+    source: Source,
+    #[command(flatten)]
+    server: fetch::Server,
     /// Starts the box anew when it is installed.
     #[arg(long)]
     restart: bool,
@@ -72,11 +79,14 @@ enum SlotsVerb {
 }
 
 /// Where things are; elsewhere in tests.
-#[derive(Debug, clap::Args)]
-struct Places {
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Places {
     /// PID 1's socket.
     #[arg(long, hide = true, default_value = "/run/init/control")]
     init: PathBuf,
+    /// Where bundles are fetched to.
+    #[arg(long, hide = true, default_value = box_fetch::FOLDER)]
+    pub(crate) downloads: PathBuf,
     /// Where the partition is mounted meanwhile.
     #[arg(long, hide = true, default_value = "/run/avr-slots")]
     mount: PathBuf,
@@ -93,6 +103,7 @@ struct Places {
 #[serde(tag = "verb", rename_all = "kebab-case")]
 enum Request {
     Slots,
+    Status,
     Reboot,
 }
 
@@ -101,60 +112,64 @@ enum Request {
 #[serde(tag = "reply", rename_all = "kebab-case")]
 enum Reply {
     Slots(Box<About>),
+    Status(Status),
     Done { note: String },
     Failed { problem: String },
 }
 
-/// Where the slots are, and what runs.
+/// How the box is, as far as it matters here.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
-struct About {
-    device: PathBuf,
-    entry: Option<String>,
-    release: Release,
+struct Status {
+    clock: Clock,
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
-struct Release {
-    product: String,
+struct Clock {
+    state: String,
+}
+
+/// Where the slots are, and what runs.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct About {
+    device: PathBuf,
+    entry: Option<String>,
+    pub(crate) release: Release,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Release {
+    pub(crate) product: String,
     version: String,
-    build: u32,
-    board: String,
+    pub(crate) build: u32,
+    pub(crate) board: String,
     arch: Arch,
 }
 
 impl UpdateArgs {
     pub(crate) fn execute(self) -> anyhow::Result<()> {
-        let step = || format!("open {}", self.file.display());
-        let mut source = File::open(&self.file).with_context(step)?;
-        if !source.metadata().with_context(step)?.is_file() {
-            bail!("{} is no file: name the bundle", self.file.display());
-        }
         let about = self.places.about()?;
-        let mut slots = self.places.mount(&about)?;
-        let mut told = 0;
-        let installed = install(
-            &mut source,
-            &mut slots.disk,
-            &mut FileStore::new(&self.places.record),
-            &about.facts(),
-            &Keys::built_in()?,
-            &mut |bytes, total| {
-                let part = bytes * PARTS / total.max(1);
-                if part > told {
-                    told = part;
-                    println!("written: {} of {}", mib(bytes), mib(total));
+        match &self.source {
+            Source::File(file) => {
+                self.places.install(&about, file, &mut |line| println!("{line}"))?;
+            }
+            Source::Web(url) => {
+                let mut told = 0;
+                let downloaded =
+                    self.server.fetch(&self.places, &about, url, &mut |bytes, total| {
+                        if is_next_part(&mut told, bytes, total) {
+                            println!("fetched: {} of {}", mib(bytes), mib(total));
+                        }
+                    })?;
+                if downloaded.resumed_bytes > 0 {
+                    println!(
+                        "{} were there from an earlier attempt",
+                        mib(downloaded.resumed_bytes)
+                    );
                 }
-            },
-        )?;
-        drop(slots);
-        if installed.resumed_bytes > 0 {
-            println!("{} were there from an earlier attempt", mib(installed.resumed_bytes));
+                self.places.install(&about, &downloaded.path, &mut |line| println!("{line}"))?;
+                downloaded.remove();
+            }
         }
-        let manifest = installed.manifest;
-        println!(
-            "build {} ({}) is verified and installed; it is on trial from the next start on",
-            manifest.build, manifest.version
-        );
         self.places.finish(self.restart)
     }
 }
@@ -164,11 +179,10 @@ impl SlotsArgs {
         let about = self.places.about()?;
         let mut mounted = self.places.mount(&about)?;
         let slots = install::slots(&mut mounted.disk)?;
-        let record = FileStore::new(&self.places.record).load().with_context(|| {
-            format!("read {}, what is remembered of updates", self.places.record.display())
-        });
+        let record = self.places.record();
         let Some(SlotsVerb::Switch { restart }) = self.verb else {
-            let listing = Listing::of(&slots, &about, record.unwrap_or_default());
+            let updates = State::load(&self.places.downloads);
+            let listing = Listing::of(&slots, &about, record.unwrap_or_default(), updates);
             if self.json {
                 println!("{}", serde_json::to_string_pretty(&listing)?);
             } else {
@@ -194,7 +208,68 @@ impl SlotsArgs {
 }
 
 impl Places {
-    fn about(&self) -> anyhow::Result<About> {
+    /// Installs a bundle that is a file.
+    pub(crate) fn install(
+        &self,
+        about: &About,
+        file: &Path,
+        say: &mut dyn FnMut(String),
+    ) -> anyhow::Result<Manifest> {
+        let step = || format!("open {}", file.display());
+        let mut source = File::open(file).with_context(step)?;
+        if !source.metadata().with_context(step)?.is_file() {
+            bail!("{} is no file: name the bundle", file.display());
+        }
+        let mut slots = self.mount(about)?;
+        let mut told = 0;
+        let installed = install(
+            &mut source,
+            &mut slots.disk,
+            &mut FileStore::new(&self.record),
+            &about.facts(),
+            &Keys::built_in()?,
+            &mut |bytes, total| {
+                if is_next_part(&mut told, bytes, total) {
+                    say(format!("written: {} of {}", mib(bytes), mib(total)));
+                }
+            },
+        )?;
+        drop(slots);
+        if installed.resumed_bytes > 0 {
+            say(format!("{} were there from an earlier attempt", mib(installed.resumed_bytes)));
+        }
+        let manifest = installed.manifest;
+        say(format!(
+            "build {} ({}) is verified and installed; it is on trial from the next start on",
+            manifest.build, manifest.version
+        ));
+        Ok(manifest)
+    }
+
+    /// What is remembered of updates.
+    pub(crate) fn record(&self) -> anyhow::Result<Record> {
+        FileStore::new(&self.record).load().with_context(|| {
+            format!("read {}, what is remembered of updates", self.record.display())
+        })
+    }
+
+    /// Has PID 1 start the box anew; what it says.
+    pub(crate) fn reboot(&self) -> anyhow::Result<String> {
+        match ask(&self.init, Request::Reboot)? {
+            Reply::Done { note } => Ok(note),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Whether the box knows what time it is.
+    pub(crate) fn knows_the_time(&self) -> anyhow::Result<bool> {
+        match ask(&self.init, Request::Status)? {
+            Reply::Status(status) => Ok(status.clock.state == "synced"),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    pub(crate) fn about(&self) -> anyhow::Result<About> {
         match ask(&self.init, Request::Slots)? {
             Reply::Slots(about) => Ok(*about),
             other => Err(unexpected(other)),
@@ -231,13 +306,8 @@ impl Places {
             println!("start the box anew: `reboot` on the console");
             return Ok(());
         }
-        match ask(&self.init, Request::Reboot)? {
-            Reply::Done { note } => {
-                println!("{note}");
-                Ok(())
-            }
-            other => Err(unexpected(other)),
-        }
+        println!("{}", self.reboot()?);
+        Ok(())
     }
 }
 
@@ -264,7 +334,12 @@ impl About {
         Loader { selected: self.entry.clone(), counted: None }
     }
 
-    fn facts(&self) -> Facts {
+    /// The slot that runs; `None` of the recovery system, or where no loader has said it.
+    pub(crate) fn slot(&self) -> Option<Slot> {
+        self.entry.as_deref().and_then(Slot::parse)
+    }
+
+    pub(crate) fn facts(&self) -> Facts {
         Facts {
             product: self.release.product.clone(),
             board: self.release.board.clone(),
@@ -312,6 +387,8 @@ struct Listing {
     slots: Vec<Line>,
     #[serde(flatten)]
     record: Record,
+    /// How the looks for updates go.
+    updates: State,
 }
 
 /// A slot.
@@ -330,7 +407,7 @@ struct Line {
 }
 
 impl Listing {
-    fn of(slots: &Slots, about: &About, record: Record) -> Self {
+    fn of(slots: &Slots, about: &About, record: Record, updates: State) -> Self {
         let running = slots.running(&about.loader());
         let lines = slots.iter().rev().map(|slot| {
             let (trust, starts_left, starts_done) = match slot.trust() {
@@ -359,6 +436,7 @@ impl Listing {
             recovery: running == Ok(Running::Recovery),
             problem: running.err().map(|error| error.to_string()),
             record,
+            updates,
         }
     }
 
@@ -382,8 +460,19 @@ impl Listing {
         if self.record.floor > 1 {
             text += &format!("builds below {} are not taken\n", self.record.floor);
         }
+        if self.updates != State::default() {
+            for line in self.updates.lines(|at| Timestamp::from_unix(at).to_string()) {
+                text += &format!("{line}\n");
+            }
+        }
         text
     }
+}
+
+/// Whether one more part of [`PARTS`] is done.
+pub(crate) fn is_next_part(told: &mut u64, bytes: u64, total: u64) -> bool {
+    let part = bytes.saturating_mul(PARTS) / total.max(1);
+    part > std::mem::replace(told, part.max(*told))
 }
 
 /// Bytes as people read them.
@@ -409,7 +498,7 @@ mod tests {
 
     #[test]
     fn pid_1_is_asked_in_its_own_words() {
-        for request in [Request::Slots, Request::Reboot] {
+        for request in [Request::Slots, Request::Status, Request::Reboot] {
             let line = serde_json::to_string(&request).unwrap();
             assert!(GOLDEN.lines().any(|golden| golden == line), "{line}");
         }

@@ -16,6 +16,8 @@ pub(crate) const GATEWAY: &str = "gateway";
 pub(crate) const DHCP: &str = "dhcp";
 /// The status page's name.
 pub(crate) const PAGE: &str = "page";
+/// The name of what looks for updates.
+pub(crate) const UPDATES: &str = "updates";
 
 /// How long the gateway may take to intercept: it compiles its rules first.
 const GATEWAY_READY_MAX: Duration = Duration::from_secs(180);
@@ -33,7 +35,7 @@ pub(crate) struct Service {
 
 /// The table for a board.
 pub(crate) fn table(board: Option<&Board>, hostname: &str) -> Vec<Service> {
-    let mut services = vec![gateway(), dhcp(hostname), page()];
+    let mut services = vec![gateway(), dhcp(hostname), page(), updates()];
     // Without a board's file there is at least the kernel's own console.
     let ttys: Vec<(String, u32)> = match board {
         Some(board) => {
@@ -102,6 +104,16 @@ fn page() -> Service {
     let arguments = ["page", "--config", "/state/config/box.toml", "--interface", BRIDGE];
     let capabilities = CapabilitySet::NET_BIND_SERVICE;
     simple(PAGE, spec(PAGE, "/usr/bin/avr", &arguments, capabilities), true)
+}
+
+/// Looks for updates, and installs them. In safe mode, too: the way out of it may be one. It mounts the
+/// slots, for itself alone.
+fn updates() -> Service {
+    let arguments = ["updates", "--config", "/state/config/box.toml"];
+    let mut spec = spec(UPDATES, "/usr/bin/avr", &arguments, CapabilitySet::SYS_ADMIN);
+    // Mail comes first.
+    spec.oom_score = 500;
+    simple(UPDATES, spec, true)
 }
 
 /// A person's way in, and so the last thing to be killed. It changes files in STATE, and mounts a stick.
