@@ -204,7 +204,13 @@ impl FlashArgs {
         }
         if let Some([domain, ca, ticket_key]) = self.fleet.as_deref() {
             let (ca, ticket_key) = (ca.into(), ticket_key.into());
-            unit.fleet = Some(Fleet { domain: domain.clone(), ca, ticket_key });
+            unit.fleet = Some(Fleet {
+                domain: domain.clone(),
+                ca,
+                ticket_key,
+                updates: None,
+                updates_ca: None,
+            });
         }
         unit.mac.lan = self.mac_lan.or(unit.mac.lan);
         unit.mac.wan = self.mac_wan.or(unit.mac.wan);
