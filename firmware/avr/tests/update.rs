@@ -4,6 +4,10 @@
 #![allow(clippy::tests_outside_test_module, reason = "an integration test is one as a whole")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+// Debian's nginx.
+#[path = "../../box-fetch/tests/common/mod.rs"]
+#[allow(dead_code, reason = "the tests of box-fetch use the rest")]
+mod common;
 // Systems, and signed bundles of them.
 #[path = "../../box-update/tests/common/bundles.rs"]
 mod bundles;
@@ -15,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use box_update::Sha256;
+use box_update::rollout::{INDEX_FILE, INDEX_FORMAT, INDEX_SIGNATURE_FILE, Index, Offer};
 use bundles::{bundle, uki};
 use serde_json::{Value, json};
 
@@ -56,6 +62,9 @@ impl Bench {
                             "arch": "x86_64", "sbom_sha256": "",
                         },
                     }),
+                    r#"{"verb":"status"}"# => {
+                        json!({"reply": "status", "clock": { "state": "synced" }})
+                    }
                     _ => json!({"reply": "done", "note": "the box starts anew"}),
                 };
                 asked.lock().unwrap().push(line);
@@ -80,7 +89,7 @@ impl Bench {
         let mut command = Command::new(env!("CARGO_BIN_EXE_avr"));
         command.arg(verb).current_dir(self.folder.path());
         command.args(["--init", "init", "--record", "update.json", "--mount", "mount"]);
-        command.args(["--filesystem", "ext4"]).args(rest);
+        command.args(["--filesystem", "ext4", "--downloads", "downloads"]).args(rest);
         let output = command.output().unwrap();
         let said = if output.status.success() { output.stdout } else { output.stderr };
         (output.status.code(), String::from_utf8(said).unwrap())
@@ -238,4 +247,136 @@ fn one_at_a_time_and_only_on_a_box() {
         code == Some(1) && said.starts_with("avr: ask PID 1 at init: this is for a box, as root: "),
         "{said}"
     );
+}
+
+/// A fleet's folder on a web server, and a box whose settings name it.
+struct Fleet {
+    nginx: common::Nginx,
+    bench: Bench,
+}
+
+impl Fleet {
+    fn new() -> Self {
+        let bench =
+            Bench::new(&[("avr_000001.efi", 1), ("avr_000002.efi", 2)]).runs("avr_000002.efi");
+        fs::create_dir(bench.path("www")).unwrap();
+        let nginx = common::Nginx::start(bench.folder.path(), "", None);
+        let settings = format!(
+            "[ports]\nlan = \"lo\"\nwan = \"wan0\"\nbridge = \"br0\"\n\
+             [identity]\nstate_directory = \"state\"\n\
+             [updates]\nurl = \"http://127.0.0.1:{}/\"\nrestart = \"00:00-24:00\"\n",
+            nginx.port
+        );
+        fs::write(bench.path("box.toml"), settings).unwrap();
+        Self { nginx, bench }
+    }
+
+    /// Offers builds to so many percent; writes and signs the index.
+    fn offers(&self, issued_at: u64, builds: &[(u32, u8)]) {
+        let offers = builds.iter().map(|&(build, percent)| {
+            let system = uki(build, 900_000);
+            let whole = bundle(build, &system);
+            let file = format!("{build}.update.tar");
+            fs::write(self.bench.path("www").join(&file), &whole).unwrap();
+            Offer {
+                board: bundles::BOARD.to_owned(),
+                version: bundles::VERSION.to_owned(),
+                build: build.try_into().unwrap(),
+                percent,
+                file,
+                bytes: whole.len() as u64,
+                sha256: Sha256::of(&system),
+            }
+        });
+        let (format, product) = (INDEX_FORMAT, "avr".to_owned());
+        let index = Index { format, product, issued_at, offers: offers.collect() };
+        let text = index.to_toml().unwrap();
+        let signature = bundles::sign(text.as_bytes(), &bundles::key("dev-2.key"), false);
+        fs::write(self.bench.path("www").join(INDEX_FILE), text).unwrap();
+        fs::write(self.bench.path("www").join(INDEX_SIGNATURE_FILE), signature).unwrap();
+    }
+
+    fn look(&self) -> (Option<i32>, String) {
+        self.bench.avr(&["updates", "--once", "--config", "box.toml"])
+    }
+}
+
+#[test]
+fn an_update_comes_from_an_address() {
+    let fleet = Fleet::new();
+    fleet.offers(1000, &[(3, 0)]);
+    let url = format!("http://127.0.0.1:{}/3.update.tar", fleet.nginx.port);
+    let (code, said) = fleet.bench.avr(&["update", "--", &url]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("fetched: 0.8 MiB of 0.8 MiB\n"), "{said}");
+    assert!(said.contains("build 3 (0.2.0) is verified and installed"), "{said}");
+    assert_eq!(fleet.bench.files(), ["avr_000002.efi", "avr_000003+3-0.efi"]);
+    assert_eq!(fs::read_dir(fleet.bench.path("downloads")).unwrap().count(), 0);
+    let (code, said) = fleet.bench.avr(&["update", "--", &url.replace("http", "https")]);
+    assert!(code == Some(1) && said.contains("needs an authority to believe"), "{said}");
+    // Refused by its manifest, before anything is written.
+    fs::write(fleet.bench.path("www/2.update.tar"), bundle(2, &uki(2, 900_000))).unwrap();
+    let (_, said) = fleet.bench.avr(&["update", "--", &url.replace("/3.", "/2.")]);
+    assert!(said.starts_with("avr: build 2 is not newer than 2"), "{said}");
+    assert_eq!(fs::read_dir(fleet.bench.path("downloads")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_box_looks_for_updates_and_waits_for_its_turn() {
+    let fleet = Fleet::new();
+    let (code, said) = fleet.look();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(fleet.bench.avr(&["slots"]).1.contains("updates: failed, because: http://"));
+    fleet.offers(1000, &[(3, 0)]);
+    let (code, said) = fleet.look();
+    assert!(code == Some(0) && said.contains("build 3 (0.2.0) is held back: 0 percent"), "{said}");
+    assert_eq!(fleet.bench.files(), ["avr_000001.efi", "avr_000002.efi"]);
+    // An index from before is nobody's.
+    fleet.offers(999, &[(3, 100)]);
+    assert_eq!(fleet.look().0, Some(1));
+    assert!(fleet.bench.avr(&["slots"]).1.contains("is of 999, and one of 1000 was here"));
+    // Nor one that somebody has changed.
+    fleet.offers(1001, &[(3, 100)]);
+    let index = fleet.bench.path("www").join(INDEX_FILE);
+    let text = fs::read_to_string(&index).unwrap();
+    fs::write(&index, text.replace("1001", "1002")).unwrap();
+    assert_eq!(fleet.look().0, Some(1));
+    assert!(fleet.bench.avr(&["slots"]).1.contains("index of updates is not believed"));
+    fs::write(&index, text).unwrap();
+    let (code, said) = fleet.look();
+    assert!(
+        code == Some(0) && said.contains("build 3 is installed; the box starts anew"),
+        "{said}"
+    );
+    assert_eq!(fleet.bench.files(), ["avr_000002.efi", "avr_000003+3-0.efi"]);
+    let (_, said) = fleet.bench.avr(&["slots", "--json"]);
+    let listing: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(listing["updates"]["news"]["news"], "installed");
+    assert_eq!(listing["updates"]["seen_at"], 1001);
+    // One that failed here is not taken again.
+    let failed = json!([{ "build": 3, "sha256": Sha256::of(&uki(3, 900_000)), "why": "no link" }]);
+    fs::write(fleet.bench.path("update.json"), json!({ "failed": failed }).to_string()).unwrap();
+    assert!(fleet.look().1.contains("build 3 failed here, and is not taken again: no link"));
+}
+
+#[test]
+fn the_process_starts_the_box_anew_at_its_time() {
+    let fleet = Fleet::new();
+    fleet.offers(1000, &[(3, 100)]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_avr"));
+    command.current_dir(fleet.bench.folder.path()).args(["updates", "--hasty"]);
+    command.args(["--config", "box.toml", "--init", "init", "--record", "update.json"]);
+    command.args(["--mount", "mount", "--filesystem", "ext4", "--downloads", "downloads"]);
+    let mut child = command.spawn().unwrap();
+    let has_asked = || {
+        let asked = fleet.bench.asked.lock().unwrap();
+        asked.iter().any(|line| line.contains("reboot"))
+    };
+    while !has_asked() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended");
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(fleet.bench.files(), ["avr_000002.efi", "avr_000003+3-0.efi"]);
 }
