@@ -160,7 +160,7 @@ mod tests {
         let guest = Guest { disk: file, variables: file, taps: None, macs: None, accel: "tcg" };
         let machine = Machine { sockets: Path::new("/s"), processors: 1, memory_mib: 512 };
         let words = |machine: Option<&Machine<'_>>| {
-            let words = super::words(&board, &guest, machine).unwrap();
+            let words = words(&board, &guest, machine).unwrap();
             words.join(" ".as_ref()).into_string().unwrap()
         };
         let measured = words(Some(&machine));

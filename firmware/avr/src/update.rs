@@ -517,7 +517,7 @@ mod tests {
         let mut record = Record { floor: 10, ..Record::default() };
         record.fail(11, Sha256::of(b"system"), "3 starts in vain; the last: no\x1blink");
         let slots = Slots::of(["avr_000011+0-3.efi", "avr_000012+2-1.efi", "avr_000013+3-0.efi"]);
-        let listing = Listing::of(&slots, &about(), record);
+        let listing = Listing::of(&slots, &about(), record, State::default());
         assert_eq!(
             listing.to_text(),
             "build 12 (0.1.0) runs\n      13  waits for its trial\n      12  on trial, 2 starts left, runs\n      \
@@ -534,7 +534,7 @@ mod tests {
     fn a_start_by_somebody_else_is_told_and_nothing_is_sure() {
         let about = About { entry: None, ..about() };
         let slots = Slots::of(["avr_000012.efi"]);
-        let text = Listing::of(&slots, &about, Record::default()).to_text();
+        let text = Listing::of(&slots, &about, Record::default(), State::default()).to_text();
         assert!(
             text.contains("the boot loader does not say") && !text.contains(", runs"),
             "{text}"

@@ -1,6 +1,5 @@
 //! Mails as bytes on the wire.
 
-
 /// A mail in the making; [`Mail::build`] gives its bytes with CRLF line ends, not dot-stuffed.
 #[derive(Debug, Clone)]
 pub struct Mail {

@@ -326,7 +326,7 @@ fn lay_out(payload: &[u8], layout: &str) -> String {
         "junk" => lines(7, "#!\u{e4}\n"),
         "junkline" => format!("#? * ~\n{}", lines(76, "\n")),
         "padded" => {
-            let lines: Vec<String> = payload.chunks(31).map(encode).collect();
+            let lines: Vec<String> = payload.chunks(31).map(testkit::base64).collect();
             lines.join("\n")
         }
         "url" => lines(76, "\n").replace('+', "-").replace('/', "_"),
