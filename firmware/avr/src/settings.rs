@@ -468,21 +468,21 @@ clamd = ["unix:/run/clamav/clamd.ctl"]
         for (table, line, told) in [
             (
                 "url = \"http://a/b\"",
-                22,
+                21,
                 "`updates.url`: it does not end with a slash; write the folder's",
             ),
-            ("url = \"a\"", 22, "`updates.url`: the address has no http://"),
+            ("url = \"a\"", 21, "`updates.url`: the address has no http://"),
             (
                 "url = \"https://a/\"",
-                22,
+                21,
                 "https:// needs an authority to believe; write updates.ca",
             ),
             (
                 "url = \"http://a/\"\ninterval_hours = 0",
-                23,
+                22,
                 "0 is out of range; write a number from 1 to",
             ),
-            ("url = \"http://a/\"\nrestart = \"night\"", 23, "\"night\" is no time of the day"),
+            ("url = \"http://a/\"\nrestart = \"night\"", 22, "\"night\" is no time of the day"),
         ] {
             let error = wrong("[scan]", &format!("[updates]\n{table}\n\n[scan]"));
             assert!(

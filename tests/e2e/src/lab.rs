@@ -409,7 +409,9 @@ impl Lab {
     /// When that does not come.
     pub fn wait_warm(&self) -> Result<()> {
         if self.gateway.is_machine() {
-            return self.wait_way();
+            return wait_for("a connection of the box at a proxy", MACHINE_MAX, || {
+                self.sites.iter().any(|site| site.is_warm().unwrap_or(false)).then_some(())
+            });
         }
         self.wait_status("a warm link", is_warm).map(drop)
     }

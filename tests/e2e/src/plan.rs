@@ -108,6 +108,8 @@ pub(crate) const EXCHANGE6: Ipv6Addr = network6(1, 0, 0x254);
 pub(crate) const TEST_NETWORKS: &str = "\"203.0.113.0/24\", \"2001:db8::/32\"";
 
 /// Inside a site; the same in each.
+/// What every site calls itself.
+pub(crate) const SITE_NETWORK: &str = "10.0.0.0/24";
 pub(crate) const SITE_ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 pub(crate) const MANAGER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
 pub(crate) const AUTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 20);

@@ -16,7 +16,8 @@ use crate::{
     netns::{Netns, cable, run_command},
     plan::{
         AUTHER, AUTHER_PORT, MAIL_PORTS, MANAGER, MANAGER_PORT, PROXIES, PROXY_PORT,
-        PROXY_PUBLIC_PORTS, SCANNER_PORT, SCANNERS, SITE_ROUTER, SitePlan, TEST_NETWORKS,
+        PROXY_PUBLIC_PORTS, SCANNER_PORT, SCANNERS, SITE_NETWORK, SITE_ROUTER, SitePlan,
+        TEST_NETWORKS,
     },
     scanner::Scanner,
     server::Server,
@@ -318,10 +319,18 @@ ip daddr {address} drop
 
     /// Whether a box holds a connection to the manager.
     pub(crate) fn is_linked(&self) -> Result<bool> {
-        let mut command = self.manager.netns().command("ss");
-        command.args(["-H", "-t", "-n", "state", "established", "sport", "="]);
-        command.arg(format!(":{MANAGER_PORT}"));
-        Ok(!run_command(&mut command)?.trim().is_empty())
+        has_connection(self.manager.netns(), MANAGER_PORT)
+    }
+
+    /// Whether a box holds a connection to one of the proxies: where no session is open, one that is kept
+    /// for the next.
+    pub(crate) fn is_warm(&self) -> Result<bool> {
+        for proxy in &self.proxies {
+            if has_connection(proxy.netns(), PROXY_PORT)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Waits until all listen, and the manager has found each proxy to be well, as its log says.
@@ -348,6 +357,14 @@ ip daddr {address} drop
     fn servers(&mut self) -> impl Iterator<Item = &mut Server> {
         [&mut self.auther, &mut self.manager].into_iter().chain(&mut self.proxies)
     }
+}
+
+/// Whether anybody who is not of the site's own network holds a connection to this port.
+fn has_connection(netns: &Netns, port: u16) -> Result<bool> {
+    let mut command = netns.command("ss");
+    command.args(["-H", "-t", "-n", "state", "established", "sport", "=", &format!(":{port}")]);
+    command.args(["and", "not", "dst", SITE_NETWORK]);
+    Ok(!run_command(&mut command)?.trim().is_empty())
 }
 
 /// Reads the packets of a named counter in table `ip count`.
