@@ -1,7 +1,7 @@
 //! The daemon's side of the workers: a few processes, each with one mail at a time.
 //!
-//! A mail waits for a free worker in the order of arrival. One that takes long lends its turn to another
-//! worker meanwhile, so that a few evil mails do not hold up all others. One that does not answer in time is killed,
+//! A mail waits for a free worker in the order of arrival. One that takes long lends its turn to small ones
+//! meanwhile, in another worker, so that a few evil mails do not hold up all others. One that does not answer in time is killed,
 //! one that dies is replaced, and its mail gets one more try, because it may have been innocent (a
 //! machine out of memory kills whom it likes). New knowledge reaches the next mail: workers that have
 //! the old one finish their mail and are replaced.
@@ -47,8 +47,9 @@ pub fn queue_time_max(time: Duration) -> Duration {
 }
 /// Longest wait for a turn.
 pub const QUEUE_TIME_MAX: Duration = Duration::from_secs(120);
-/// A mail that takes longer lends its turn to the next one: few honest ones do, and those that wait would be
-/// noticed. The other worker is one more process for as long as that lasts.
+/// A mail that takes longer lends its turn to the next small one: few honest ones do, and those that wait would
+/// be noticed. The other worker is one more process for as long as that lasts. Large mails wait, or memory
+/// would go with their number.
 pub(super) const LONG_SCAN_TIME: Duration = Duration::from_secs(1);
 /// What a worker gets on top of the time of its mail, before it is killed: to say what it has.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
@@ -123,8 +124,11 @@ struct Shared {
     knowledge: Mutex<(u64, Bytes)>,
     idle: Mutex<Vec<Worker>>,
     turns: Semaphore,
-    /// Turns that may be lent at once: as many as there are, so that workers are twice as many at most.
-    loans: Semaphore,
+    /// Turns that are lent and free: for small mails. Each turn is lent once, so workers are twice as many
+    /// at most.
+    lent: Semaphore,
+    /// Lent turns that end with the mails that have them.
+    owed: Mutex<usize>,
     started: AtomicU64,
     died: AtomicU64,
 }
@@ -182,7 +186,8 @@ impl Workers {
             knowledge: Mutex::new((0, encode(knowledge)?.into())),
             idle: Mutex::default(),
             turns: Semaphore::new(count),
-            loans: Semaphore::new(count),
+            lent: Semaphore::new(0),
+            owed: Mutex::new(0),
             started: AtomicU64::new(0),
             died: AtomicU64::new(0),
         };
@@ -254,10 +259,9 @@ impl Workers {
         spooler: &Spooler,
         exported: &mpsc::Sender<ExportedObject>,
     ) -> Result<Analysis, PoolError> {
-        let turn = tokio::time::timeout(queue_time_max(time), self.shared.turns.acquire()).await;
-        // The semaphore is never closed.
-        let Ok(Ok(turn)) = turn else { return Err(PoolError::Busy) };
-        let mut turn = Turn { shared: &self.shared, permit: Some(turn), loan: None };
+        let is_small = mail.len() <= HELD_BYTES_MAX;
+        let turn = tokio::time::timeout(queue_time_max(time), self.shared.turn(is_small)).await;
+        let Ok(Some(mut turn)) = turn else { return Err(PoolError::Busy) };
         let deadline = Instant::now() + time;
         let mut tries = 0;
         loop {
@@ -300,27 +304,35 @@ impl Workers {
     }
 }
 
-/// The turn of one mail.
+/// The turn of one mail. What it lends is taken back when it ends, or as soon as who has it does.
 #[derive(Debug)]
 struct Turn<'s> {
     shared: &'s Shared,
+    /// `None`: given back.
     permit: Option<SemaphorePermit<'s>>,
-    /// There while it is lent: the one who waits has a permit that was made for it.
-    loan: Option<SemaphorePermit<'s>>,
+    kind: TurnKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TurnKind {
+    /// One of as many as there are workers.
+    Own,
+    /// The same, and it is lent to a small mail.
+    Lending,
+    /// Lent by another.
+    Lent,
 }
 
 impl Turn<'_> {
     /// Waits for `scan`, and lends the turn when that takes long.
     async fn lent_meanwhile<T>(&mut self, scan: impl Future<Output = T>) -> T {
         tokio::pin!(scan);
-        if self.loan.is_none() {
+        if self.kind == TurnKind::Own {
             if let Ok(done) = tokio::time::timeout(LONG_SCAN_TIME, &mut scan).await {
                 return done;
             }
-            if let Ok(loan) = self.shared.loans.try_acquire() {
-                self.shared.turns.add_permits(1);
-                self.loan = Some(loan);
-            }
+            self.shared.lent.add_permits(1);
+            self.kind = TurnKind::Lending;
         }
         scan.await
     }
@@ -328,16 +340,37 @@ impl Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        // What was lent is given back by whoever has it now.
-        if self.loan.is_some()
-            && let Some(permit) = self.permit.take()
-        {
-            permit.forget();
+        let mut owed = self.shared.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.kind {
+            TurnKind::Own => {}
+            TurnKind::Lending => match self.shared.lent.try_acquire() {
+                Ok(unused) => unused.forget(),
+                Err(_) => *owed += 1,
+            },
+            TurnKind::Lent if *owed > 0 => {
+                *owed -= 1;
+                if let Some(permit) = self.permit.take() {
+                    permit.forget();
+                }
+            }
+            TurnKind::Lent => {}
         }
+        // With the count still locked: nobody takes a turn that is owed.
+        drop(self.permit.take());
     }
 }
 
 impl Shared {
+    /// Waits for a turn, a small mail also for one that is lent. `None`: never, the semaphores are not closed.
+    async fn turn(&self, is_small: bool) -> Option<Turn<'_>> {
+        let (permit, kind) = tokio::select! {
+            biased;
+            own = self.turns.acquire() => (own, TurnKind::Own),
+            lent = self.lent.acquire(), if is_small => (lent, TurnKind::Lent),
+        };
+        Some(Turn { shared: self, permit: Some(permit.ok()?), kind })
+    }
+
     /// An idle worker if that will do, or a new one: whoever killed one may have killed them all.
     async fn take(&self, may_be_idle: bool) -> Result<Worker, PoolError> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();

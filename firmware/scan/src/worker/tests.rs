@@ -273,10 +273,22 @@ async fn a_mail_that_takes_long_does_not_hold_up_the_next_ones() {
         scan(&workers, b"Subject: x\r\n\r\nhello\r\n", Export::Nothing).await;
     }
     assert_eq!((workers.numbers().started, long.is_finished()), (2, false));
+    // Lent to small mails only.
+    let large =
+        Spooled::from(Bytes::from(vec![b'x'; usize::try_from(HELD_BYTES_MAX).unwrap() + 1]));
+    let (exported, _objects) = mpsc::channel(1);
+    let (spooler, time) = (Spooler::default(), Duration::from_secs(30));
+    let waits = workers.scan(&large, Export::Nothing, time, &spooler, &exported);
+    tokio::time::timeout(Duration::from_millis(100), waits).await.unwrap_err();
     long.abort();
     assert!(long.await.unwrap_err().is_cancelled());
     // Nobody has a turn now: there is the one, and no other.
     assert_eq!(workers.turns().available_permits(), 1);
+    let small = workers.turns().try_acquire().unwrap();
+    let busy = Duration::from_millis(100);
+    let waits = scan(&workers, b"Subject: x\r\n\r\nhello\r\n", Export::Nothing);
+    tokio::time::timeout(busy, waits).await.unwrap_err();
+    drop(small);
 }
 
 #[test]
