@@ -14,7 +14,7 @@ use box_fetch::schedule::{first_look, next_look};
 use box_fetch::{Downloaded, News, State};
 use box_update::install::InstallError;
 use box_update::rollout::{
-    Choice, INDEX_BYTES_MAX, INDEX_FILE, INDEX_SIGNATURE_FILE, Index, Offer, Taker,
+    Choice, INDEX_BYTES_MAX, INDEX_FILE, INDEX_SIGNATURE_FILE, Index, Taker,
 };
 use box_update::slots::Trust;
 use box_update::{Keys, SIGNATURE_BYTES_MAX};
@@ -90,30 +90,30 @@ impl Looker {
         let mut known: Option<Updates> = None;
         let mut look_at = Instant::now();
         loop {
-            match Settings::load(&self.args.config) {
-                Ok(Settings { updates: None, .. }) => {
+            let loaded = Settings::load(&self.args.config);
+            match loaded.as_ref().map(|settings| (settings, &settings.updates)) {
+                Ok((_, None)) => {
                     known = None;
                     self.state.next_at = None;
                     self.tell(News::NotSet);
                 }
-                Ok(settings) => {
-                    let Some(updates) = settings.updates.clone() else { continue };
-                    if known.as_ref() != Some(&updates) {
+                Ok((settings, Some(updates))) => {
+                    if known.as_ref() != Some(updates) {
                         let wait =
                             if self.args.hasty { Duration::ZERO } else { first_look(random()) };
                         look_at = self.look_after(wait);
                         known = Some(updates.clone());
                     }
                     if Instant::now() >= look_at {
-                        self.look(&settings, &updates).await;
+                        self.look(settings, updates).await;
                         let interval = Duration::from_secs(updates.interval_hours * 3600);
                         look_at =
                             self.look_after(next_look(interval, self.state.failures, random()));
                     }
-                    self.restart_if_it_is_time(&updates);
+                    self.restart_if_it_is_time(updates);
                 }
                 // Also before STATE is there.
-                Err(error) => self.tell(News::Failed { why: telemetry::chain(&error) }),
+                Err(error) => self.tell(News::Failed { why: telemetry::chain(error) }),
             }
             sleep(tick).await;
         }
@@ -176,15 +176,11 @@ impl Looker {
         let restart = updates.restart.map(|window| window.to_string());
         match choice {
             Choice::UpToDate => Ok(News::UpToDate),
-            Choice::HeldBack(Offer { build, version, percent, .. }) => Ok(News::HeldBack {
-                build: build.get(),
-                version: version.clone(),
-                percent: *percent,
-                place: index
-                    .offers
-                    .iter()
-                    .find(|offer| offer.build == *build)
-                    .map_or(0, |offer| offer.place(&unit)),
+            Choice::HeldBack(offer) => Ok(News::HeldBack {
+                build: offer.build.get(),
+                version: offer.version.clone(),
+                percent: offer.percent,
+                place: offer.place(&unit),
             }),
             Choice::FailedBefore(offer, failed) => {
                 Ok(News::FailedBefore { build: offer.build.get(), why: failed.why })
