@@ -4,8 +4,9 @@
 //! whoever runs it. The way: packages ([`debian`]) → modules ([`modules`]) → root ([`system`], [`tree`]) →
 //! UKI ([`uki`]) → file systems ([`fat`], [`ext4`]) → disk ([`disk`]). A build reads no clock: every time in
 //! an image is the commit's; [`measure`] alone has one, for how long a box takes to start. [`flash`] writes an
-//! image to a disk, as one unit of a fleet; [`index`] says which updates its boxes are offered. Must not depend on the
-//! programs that it packs, but for the address settings that PID 1 reads. Entry: [`build`], [`flash`].
+//! image to a disk, as one unit of a fleet; [`index`] says which updates its boxes are offered. Must not
+//! depend on the programs that it packs, but for the address settings that PID 1 reads. Entry: [`build`],
+//! [`flash`].
 #![forbid(unsafe_code)]
 
 mod build;

@@ -1,8 +1,9 @@
-//! `avr update` and `avr slots`: a bundle is a file, or comes from a web server to DATA first. The steps are those of the crate `box-update`; here they get the
-//! partition, mounted, and what PID 1 says of it.
+//! `avr update` and `avr slots`: a bundle is a file, or comes from a web server to DATA first. The steps are
+//! those of the crate `box-update`; here they get the partition, mounted, and what PID 1 says of it.
 //!
-//! The partition is mounted in a namespace of this process alone, so it is let go of however that ends. PID 1 is asked in plain JSON, as any program would: what it
-//! answers stands in `firmware/box-init/tests/control.jsonl`, with which the tests here compare.
+//! The partition is mounted in a namespace of this process alone, so it is let go of however that ends.
+//! PID 1 is asked in plain JSON, as any program would: what it answers stands in
+//! `firmware/box-init/tests/control.jsonl`, with which the tests here compare.
 #![allow(clippy::print_stdout, reason = "what a person asked for goes to standard output")]
 
 use std::fs::{self, File};
