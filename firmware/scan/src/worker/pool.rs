@@ -1,10 +1,10 @@
 //! The daemon's side of the workers: a few processes, each with one mail at a time.
 //!
 //! A mail waits for a free worker in the order of arrival. One that takes long lends its turn to small ones
-//! meanwhile, in another worker, so that a few evil mails do not hold up all others. One that does not answer in time is killed,
-//! one that dies is replaced, and its mail gets one more try, because it may have been innocent (a
-//! machine out of memory kills whom it likes). New knowledge reaches the next mail: workers that have
-//! the old one finish their mail and are replaced.
+//! meanwhile, in another worker, so that a few evil mails do not hold up all others. One that does not
+//! answer in time is killed, one that dies is replaced, and its mail gets one more try, because it may have
+//! been innocent (a machine out of memory kills whom it likes). New knowledge reaches the next mail: workers
+//! that have the old one finish their mail and are replaced.
 
 use std::io;
 use std::os::fd::OwnedFd;
